@@ -1,0 +1,98 @@
+"""Persistence for trading strategies: MongoDB is the truth, Redis caches ids, hot paths are compiled.
+
+``setup()`` serves the fifteen process-wide ``Persist<X>Adapter`` objects from both stores; without it
+they use files below ``./dump``. ``open()`` gives a store of its own.
+"""
+
+from __future__ import annotations
+
+from ._version import __version__
+from .domains import Domain, Field
+from .errors import (
+    ClosedError,
+    ConfigurationError,
+    CorruptDataError,
+    EventLoopError,
+    FastPersistError,
+    InvalidArgumentError,
+    InvalidCandleError,
+    InvalidDocumentError,
+    LegacyIndexError,
+    LocalServerError,
+    LookAheadError,
+    StoreError,
+    StoreUnavailableError,
+)
+from .hot import has_extensions
+from .own_domains import declare_entry_domain, declare_list_domain, declare_value_domain
+from .registry import (
+    PersistBreakevenAdapter,
+    PersistCandleAdapter,
+    PersistIntervalAdapter,
+    PersistLogAdapter,
+    PersistMeasureAdapter,
+    PersistMemoryAdapter,
+    PersistNotificationAdapter,
+    PersistPartialAdapter,
+    PersistRecentAdapter,
+    PersistRiskAdapter,
+    PersistScheduleAdapter,
+    PersistSessionAdapter,
+    PersistSignalAdapter,
+    PersistStateAdapter,
+    PersistStorageAdapter,
+    Registries,
+    registries,
+)
+from .settings import Settings
+from .store import Store, set_logger, setup, shutdown
+from .store import open_store as open
+from .times import current_simulated_time, simulated_time
+
+__all__ = [
+    "ClosedError",
+    "ConfigurationError",
+    "CorruptDataError",
+    "Domain",
+    "EventLoopError",
+    "FastPersistError",
+    "Field",
+    "InvalidArgumentError",
+    "InvalidCandleError",
+    "InvalidDocumentError",
+    "LegacyIndexError",
+    "LocalServerError",
+    "LookAheadError",
+    "PersistBreakevenAdapter",
+    "PersistCandleAdapter",
+    "PersistIntervalAdapter",
+    "PersistLogAdapter",
+    "PersistMeasureAdapter",
+    "PersistMemoryAdapter",
+    "PersistNotificationAdapter",
+    "PersistPartialAdapter",
+    "PersistRecentAdapter",
+    "PersistRiskAdapter",
+    "PersistScheduleAdapter",
+    "PersistSessionAdapter",
+    "PersistSignalAdapter",
+    "PersistStateAdapter",
+    "PersistStorageAdapter",
+    "Registries",
+    "Settings",
+    "Store",
+    "StoreError",
+    "StoreUnavailableError",
+    "__version__",
+    "current_simulated_time",
+    "declare_entry_domain",
+    "declare_list_domain",
+    "declare_value_domain",
+    "has_extensions",
+    "open",
+    "registries",
+    "set_logger",
+    "setup",
+    "shutdown",
+    "simulated_time",
+]

@@ -1,0 +1,1 @@
+"""The three families behind the contracts: files, dummy and dual store."""

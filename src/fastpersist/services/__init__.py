@@ -1,0 +1,1 @@
+"""Layer 2: the container and its services."""

@@ -1,0 +1,104 @@
+"""The id caches: Redis key to document id, with the ids used last kept in this process."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from bson import ObjectId
+
+from ..domains import Domain, Shape
+from ..errors import StoreError
+from ..hot.idcache import IdCache
+from ..hot.keys import KeyTemplate
+from .base_map import NO_TTL, BaseMap
+from .logger import LoggerService
+from .redis import RedisService
+
+__all__ = ["IdCacheService"]
+
+_HEX_ID: Final = re.compile(rb"[0-9a-fA-F]{24}\Z")
+_BATCH: Final = 1000
+
+
+class IdCacheService(BaseMap):
+    """The id cache of one domain: ids are 24 hex digits in Redis, 12 bytes in this process.
+
+    It is only ever a hint: what Redis says is checked against the document by the db service, and
+    a Redis that fails costs a slower read. Candle ids live in Redis alone, for the Node runner:
+    windows are read by range, so keeping them here would only push out ids that are used.
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        redis: RedisService,
+        logger: LoggerService,
+        ids: IdCache,
+        prefix: str = "",
+    ) -> None:
+        super().__init__(redis, prefix + domain.namespace, NO_TTL)
+        self._template = KeyTemplate(domain.namespace, domain.key_parts, domain.key_order, prefix)
+        self._logger = logger
+        self._ids = ids
+        self._keeps_ids = domain.shape is not Shape.CANDLE
+
+    def key(self, values: tuple[Any, ...]) -> bytes:
+        """Return the Redis key of a full context; the values are checked on the way.
+
+        Raises:
+            InvalidArgumentError: A value has the wrong type, is empty or cannot be encoded.
+        """
+        return self._template(*values)
+
+    async def find_id(self, key: bytes) -> ObjectId | None:
+        """Return the id that the caches hold under `key`; anything malformed counts as absent."""
+        known = self._ids.get(key)
+        if known is not None:
+            return ObjectId(known)
+        try:
+            text = await self._get(key)
+        except StoreError:
+            return None
+        if text is None or not _HEX_ID.match(text):
+            return None
+        document_id = ObjectId(text.decode())
+        self._ids.put(key, document_id.binary)
+        return document_id
+
+    async def remember(self, key: bytes, document_id: Any) -> None:
+        """Put the id of a document under `key`; an id of another kind is forgotten instead."""
+        if not isinstance(document_id, ObjectId):
+            await self.forget([key])
+            return
+        if self._keeps_ids:
+            self._ids.put(key, document_id.binary)
+        try:
+            await self._set(key, str(document_id).encode())
+        except StoreError as error:
+            self._logger.debug("redis: an id was not cached", reason=str(error))
+
+    async def remember_many(self, ids: Mapping[bytes, ObjectId]) -> None:
+        """Put several ids, in pipelines."""
+        if self._keeps_ids:
+            for key, document_id in ids.items():
+                self._ids.put(key, document_id.binary)
+        items = list(ids.items())
+        try:
+            for start in range(0, len(items), _BATCH):
+                batch = items[start : start + _BATCH]
+                await self._set_many({key: str(document_id).encode() for key, document_id in batch})
+        except StoreError as error:
+            self._logger.debug("redis: ids were not cached", count=len(ids), reason=str(error))
+
+    async def forget(self, keys: Iterable[bytes]) -> None:
+        """Drop ids from this process and from Redis."""
+        stored = list(keys)
+        for key in stored:
+            self._ids.drop(key)
+        try:
+            for start in range(0, len(stored), _BATCH):
+                await self._delete(stored[start : start + _BATCH])
+        except StoreError as error:
+            self._logger.debug("redis: ids were not dropped", reason=str(error))

@@ -1,0 +1,274 @@
+"""The MongoDB service: one client, its guarantees, its indexes and its errors in our words."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, Final
+
+import pymongo
+from bson.codec_options import CodecOptions
+from bson.errors import BSONError
+from pymongo import AsyncMongoClient, IndexModel
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import (
+    BulkWriteError,
+    ConnectionFailure,
+    DocumentTooLarge,
+    DuplicateKeyError,
+    ExecutionTimeout,
+    InvalidOperation,
+    OperationFailure,
+    PyMongoError,
+)
+from pymongo.errors import ConfigurationError as MongoConfigurationError
+from pymongo.read_preferences import ReadPreference
+from pymongo.write_concern import WriteConcern
+
+from ..domains import Domain, Index
+from ..errors import (
+    ClosedError,
+    ConfigurationError,
+    InvalidDocumentError,
+    LegacyIndexError,
+    StoreError,
+    StoreUnavailableError,
+)
+from ..settings import Settings
+from .logger import LoggerService
+
+__all__ = ["Document", "MongoService", "translated_errors"]
+
+Document = dict[str, Any]
+
+_DATABASE_OF_NODE: Final = "test"
+_REFUSED_CODES: Final = frozenset({13, 18, 8000})
+_INDEX_CONFLICT_CODES: Final = frozenset({85, 86})
+
+
+class MongoService:
+    """Gives collections that acknowledge by majority and journal and read from the primary."""
+
+    def __init__(self, settings: Settings, logger: LoggerService) -> None:
+        self._settings = settings
+        self._logger = logger
+        self._client: AsyncMongoClient[Document] | None = None
+        self._database: AsyncDatabase[Document] | None = None
+        self._collections: dict[str, AsyncCollection[Document]] = {}
+
+    @property
+    def client(self) -> AsyncMongoClient[Document]:
+        """The driver's client.
+
+        Raises:
+            ClosedError: The service is not connected.
+        """
+        if self._client is None:
+            raise ClosedError("mongo: not connected", hint="await the store's ready() first")
+        return self._client
+
+    @property
+    def database(self) -> AsyncDatabase[Document]:
+        """The database that the connection string names, with the settings' write concern.
+
+        Raises:
+            ClosedError: The service is not connected.
+        """
+        if self._database is None:
+            raise ClosedError("mongo: not connected", hint="await the store's ready() first")
+        return self._database
+
+    def collection(self, name: str) -> AsyncCollection[Document]:
+        """Return a collection by its stored name.
+
+        Raises:
+            ClosedError: The service is not connected.
+        """
+        collection = self._collections.get(name)
+        if collection is None:
+            collection = self._collections[name] = self.database.get_collection(name)
+        return collection
+
+    async def connect(self, url: str) -> None:
+        """Connect to `url` and wait until a primary answers.
+
+        Raises:
+            ConfigurationError: The URL's options or credentials are refused.
+            StoreUnavailableError: No primary answers in time.
+        """
+        await self.aclose()
+        milliseconds = int(self._settings.operation_timeout * 1000)
+        try:
+            client: AsyncMongoClient[Document] = AsyncMongoClient(
+                url,
+                tz_aware=True,
+                uuidRepresentation="standard",
+                timeoutMS=milliseconds,
+                appname="fastpersist",
+            )
+        except (MongoConfigurationError, ValueError, TypeError) as error:
+            raise ConfigurationError(
+                "mongo_url", f"the driver refuses its options: {type(error).__name__}"
+            ) from None
+        self._client = client
+        try:
+            with translated_errors(), pymongo.timeout(self._settings.start_timeout):
+                await client.aconnect()
+                await client.admin.command("ping")
+            self._database = client.get_default_database(
+                _DATABASE_OF_NODE,
+                codec_options=CodecOptions(tz_aware=True, uuid_representation=4),
+                read_preference=ReadPreference.PRIMARY,
+                write_concern=self._write_concern(client.write_concern.document),
+            )
+        except BaseException:
+            await self.aclose()
+            raise
+
+    def _write_concern(self, of_url: Mapping[str, Any]) -> WriteConcern:
+        acknowledged_by = self._settings.write_concern
+        if acknowledged_by is None:
+            acknowledged_by = of_url.get("w", "majority")
+        if acknowledged_by == 0:
+            raise ConfigurationError(
+                "mongo_url", "w=0 means unacknowledged: such a write cannot be promised"
+            )
+        journal = self._settings.journal
+        if journal is None:
+            journal = of_url.get("j", True)
+        return WriteConcern(w=acknowledged_by, j=journal)
+
+    async def ensure_indexes(self, domains: Iterable[Domain]) -> None:
+        """Create what is missing of the domains' indexes, whoever made the others.
+
+        Raises:
+            LegacyIndexError: A unique index of an earlier version would refuse valid writes.
+            ConfigurationError: Stored duplicates or another index stand in the way.
+        """
+        with pymongo.timeout(self._settings.start_timeout):
+            await asyncio.gather(*(self._ensure_domain_indexes(domain) for domain in domains))
+
+    async def _ensure_domain_indexes(self, domain: Domain) -> None:
+        collection = self.collection(domain.collection)
+        with translated_errors():
+            try:
+                existing = await (await collection.list_indexes()).to_list()
+            except OperationFailure as error:
+                if error.code != 26:  # NamespaceNotFound
+                    raise
+                existing = []
+            keys = {tuple(index["key"].items()): index for index in existing}
+            _refuse_legacy_index(domain, existing)
+            wanted: list[tuple[Index, bool]] = []
+            unique = keys.get(domain.unique_index)
+            if unique is None or not unique.get("unique"):
+                wanted.append((domain.unique_index, True))
+            if domain.list_index is not None and domain.list_index not in keys:
+                wanted.append((domain.list_index, False))
+            if not wanted:
+                return
+            models = [IndexModel(list(key), unique=True) if once else IndexModel(list(key))
+                      for key, once in wanted]  # fmt: skip
+            try:
+                await collection.create_indexes(models)
+            except (DuplicateKeyError, OperationFailure) as error:
+                raise _index_error(domain, error) from error
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        client, self._client, self._database = self._client, None, None
+        self._collections.clear()
+        if client is not None:
+            await client.close()
+
+
+def _refuse_legacy_index(domain: Domain, existing: Iterable[Mapping[str, Any]]) -> None:
+    ours = {stored for stored, _ in domain.unique_index}
+    for index in existing:
+        theirs = set(index["key"])
+        if not index.get("unique") or theirs == {"_id"} or ours <= theirs:
+            continue
+        name = index["name"]
+        raise LegacyIndexError(
+            domain.collection,
+            name,
+            f"this unique index over {', '.join(sorted(theirs))} was left by an earlier version "
+            f"and would refuse valid {domain.name} writes",
+            hint=f'drop it once no runner of that version is left: db["{domain.collection}"]'
+            f'.dropIndex("{name}")',
+        )
+
+
+def _index_error(domain: Domain, error: OperationFailure) -> Exception:
+    fields = ", ".join(stored for stored, _ in domain.unique_index)
+    if error.code == 11000:
+        return ConfigurationError(
+            domain.collection,
+            f"holds several documents of one context ({fields}), "
+            "so its unique index cannot be built",
+            hint="keep the newest of each and delete the others",
+        )
+    if error.code in _INDEX_CONFLICT_CODES:
+        return ConfigurationError(
+            domain.collection,
+            f"has an index over the same fields ({fields}) with other options",
+            hint="drop it; it is created anew at the next start",
+        )
+    return translate(error)
+
+
+def translate(error: Exception) -> Exception:
+    """Return the error of this package that says what a driver's error means."""
+    if isinstance(error, OperationFailure) and error.code in _REFUSED_CODES:
+        return ConfigurationError(
+            "mongo_url",
+            "the server refused user, password or permission",
+            hint="FASTPERSIST_MONGO_URL, or CC_MONGO_CONNECTION_STRING",
+        )
+    if isinstance(error, MongoConfigurationError):
+        return ConfigurationError("mongo_url", "the driver refuses its options")
+    if isinstance(error, DocumentTooLarge):
+        return InvalidDocumentError("payload", "the document exceeds MongoDB's 16 MiB")
+    if isinstance(error, BSONError):
+        return InvalidDocumentError("payload", str(error)[:200])
+    if isinstance(error, PyMongoError) and (
+        error.timeout or isinstance(error, (ConnectionFailure, ExecutionTimeout))
+    ):
+        return StoreUnavailableError(
+            "mongo",
+            f"no answer within the deadline ({type(error).__name__})"
+            if error.timeout
+            else f"the connection failed ({type(error).__name__})",
+            timeout=bool(error.timeout),
+            hint="is the server up and reachable? deadlines: operation_timeout, start_timeout",
+        )
+    if isinstance(error, BulkWriteError):
+        first: Mapping[str, Any] = next(iter(error.details.get("writeErrors", ())), {})
+        return StoreError(
+            f"mongo: {error.code} {str(first.get('errmsg', 'write concern failed'))[:200]}"
+        )
+    if isinstance(error, OperationFailure):
+        return StoreError(f"mongo: {error.code} {str(error)[:200]}")
+    if isinstance(error, InvalidOperation):
+        return ClosedError("mongo: the client was closed during the call")
+    return StoreError(f"mongo: {type(error).__name__}")
+
+
+class translated_errors:  # noqa: N801  # reads as a statement, like contextlib.suppress
+    """Raise the driver's errors inside of the block as errors of this package."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, (PyMongoError, BSONError)):
+            raise translate(error) from error

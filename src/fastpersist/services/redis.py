@@ -1,0 +1,245 @@
+"""The Redis service: one client, a time budget for every call, and a circuit breaker.
+
+A Redis that is absent, slow or lost costs speed, never a call: whoever asks gets
+:class:`~fastpersist.errors.StoreUnavailableError` at once while the circuit is open and goes on
+with MongoDB. A background probe closes the circuit when Redis answers again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+from redis.asyncio import ConnectionPool, Redis, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from ..errors import ConfigurationError, StoreError, StoreUnavailableError
+from ..settings import Settings
+from .logger import LoggerService
+
+if sys.version_info >= (3, 11):
+    from asyncio import timeout as time_limit
+else:
+    from async_timeout import timeout as time_limit
+
+__all__ = ["RedisService", "time_limit"]
+
+T = TypeVar("T")
+
+_UNAVAILABLE: Final = (
+    RedisConnectionError,
+    RedisTimeoutError,
+    BusyLoadingError,
+    ClusterError,
+    OSError,
+    asyncio.TimeoutError,
+    OutOfMemoryError,
+    ReadOnlyError,
+)
+_REFUSED: Final = (AuthenticationError, AuthorizationError, NoPermissionError)
+# One late answer may be a loop that was busy elsewhere; several in a row are a slow server.
+_TIMEOUTS_TO_OPEN: Final = 3
+_PROBE_FIRST_SECONDS: Final = 0.05
+_PROBE_MOST_SECONDS: Final = 2.0
+
+
+class RedisService:
+    """Runs commands on Redis or Redis Cluster within the budget of ``redis_timeout`` seconds."""
+
+    def __init__(self, settings: Settings, logger: LoggerService) -> None:
+        self._settings = settings
+        self._logger = logger
+        self._client: Any = None
+        self._is_cluster = False
+        self._slots = asyncio.Semaphore(settings.redis_connections)
+        self._timeouts_in_row = 0
+        self._probe: asyncio.Task[None] | None = None
+        self._url = ""
+
+    @property
+    def is_available(self) -> bool:
+        """Whether calls go to Redis; False while the circuit is open."""
+        return self._client is not None and self._probe is None
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether the server is a Redis Cluster."""
+        return self._is_cluster
+
+    async def connect(self, url: str) -> None:
+        """Connect to `url`. A server that does not answer opens the circuit, no more.
+
+        Raises:
+            ConfigurationError: The server refuses the credentials.
+        """
+        await self.aclose()
+        self._url = url
+        self._client = self._make_client(url)
+        self._slots = asyncio.Semaphore(self._settings.redis_connections)
+        try:
+            async with time_limit(self._settings.start_timeout / 3):
+                await self._discover()
+        except _REFUSED as error:
+            await self.aclose()
+            raise ConfigurationError(
+                "redis_url",
+                "the server refused user or password",
+                hint="FASTPERSIST_REDIS_URL, or CC_REDIS_USER and CC_REDIS_PASSWORD",
+            ) from error
+        except _UNAVAILABLE as error:
+            self._open_circuit(error)
+        except RedisError as error:
+            await self.aclose()
+            raise StoreError(f"redis: {type(error).__name__} while connecting") from error
+
+    def _make_client(self, url: str) -> Any:
+        options = self._client_options()
+        pool = ConnectionPool.from_url(
+            url, max_connections=self._settings.redis_connections + 1, **options
+        )
+        return Redis.from_pool(pool)
+
+    def _client_options(self) -> dict[str, Any]:
+        # A single immediate retry replaces a connection that the server had closed while idle.
+        return {
+            "socket_timeout": self._settings.redis_timeout,
+            "socket_connect_timeout": self._settings.redis_timeout,
+            "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+            "health_check_interval": 0,
+        }
+
+    async def _discover(self) -> None:
+        await self._client.ping()
+        try:
+            server = await self._client.info("server")
+        except ResponseError:
+            return  # INFO may be forbidden by an access list; a plain server is assumed
+        if server.get("redis_mode") == "cluster" and not self._is_cluster:
+            await self._client.aclose()
+            self._client = RedisCluster.from_url(
+                self._url,
+                max_connections=self._settings.redis_connections,
+                socket_timeout=self._settings.redis_timeout,
+                socket_connect_timeout=self._settings.redis_timeout,
+            )
+            await self._client.initialize()
+            self._is_cluster = True
+
+    async def run(self, command: Callable[[Any], Awaitable[T]]) -> T:
+        """Return what `command` makes of the client.
+
+        Raises:
+            StoreUnavailableError: The circuit is open, or Redis did not answer in time.
+            StoreError: Redis answered with an error of its own.
+        """
+        if self._probe is not None or self._client is None:
+            raise StoreUnavailableError("redis", "the circuit is open")
+        # Waiting for a free connection is the caller's own congestion, not the server's slowness.
+        async with self._slots:
+            if self._probe is not None or self._client is None:
+                raise StoreUnavailableError("redis", "the circuit is open")
+            try:
+                async with time_limit(self._settings.redis_timeout):
+                    result = await command(self._client)
+            except _UNAVAILABLE as error:
+                self._note_failure(error)
+                raise StoreUnavailableError(
+                    "redis", type(error).__name__, timeout=_is_timeout(error)
+                ) from error
+            except RedisError as error:
+                raise StoreError(f"redis: {type(error).__name__}") from error
+        self._timeouts_in_row = 0
+        return result
+
+    def primaries(self) -> Sequence[Any]:
+        """Return the nodes to scan: every primary of a cluster, else one stand-in for the server.
+
+        Raises:
+            StoreUnavailableError: The circuit is open.
+        """
+        if self._probe is not None or self._client is None:
+            raise StoreUnavailableError("redis", "the circuit is open")
+        return list(self._client.get_primaries()) if self._is_cluster else [None]
+
+    async def scan(self, pattern: bytes, count: int, node: Any) -> AsyncIterator[list[bytes]]:
+        """Yield the keys of a node that match, a batch of about `count` for each round trip.
+
+        Raises:
+            StoreUnavailableError: Redis did not answer in time.
+        """
+        cursor = 0
+        target = {} if node is None else {"target_nodes": node}
+        while True:
+
+            def step(client: Any, cursor: int = cursor) -> Any:
+                return client.scan(cursor=cursor, match=pattern, count=count, **target)
+
+            answer, batch = await self.run(step)
+            if batch:
+                yield batch
+            cursor = next(iter(answer.values())) if isinstance(answer, dict) else answer
+            if cursor == 0:
+                return
+
+    def _note_failure(self, error: BaseException) -> None:
+        if _is_timeout(error):
+            self._timeouts_in_row += 1
+            if self._timeouts_in_row < _TIMEOUTS_TO_OPEN:
+                return
+        self._open_circuit(error)
+
+    def _open_circuit(self, error: BaseException) -> None:
+        if self._probe is None:
+            self._logger.warn(
+                "redis is unavailable, going on with MongoDB", reason=type(error).__name__
+            )
+            self._probe = asyncio.ensure_future(self._probe_until_back())
+
+    async def _probe_until_back(self) -> None:
+        pause = _PROBE_FIRST_SECONDS
+        while True:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _PROBE_MOST_SECONDS)
+            with suppress(RedisError, OSError, asyncio.TimeoutError):
+                async with time_limit(max(1.0, self._settings.redis_timeout)):
+                    await self._discover()
+                break
+        self._timeouts_in_row = 0
+        self._probe = None
+        self._logger.info("redis is available again")
+
+    async def aclose(self) -> None:
+        """Stop probing and close all connections."""
+        probe, self._probe = self._probe, None
+        if probe is not None:
+            probe.cancel()
+            await asyncio.wait([probe])
+        client, self._client = self._client, None
+        self._is_cluster = False
+        self._timeouts_in_row = 0
+        if client is not None:
+            with suppress(RedisError, OSError):
+                await client.aclose()
+                if isinstance(client, Redis):
+                    await client.connection_pool.disconnect()
+
+
+def _is_timeout(error: BaseException) -> bool:
+    return isinstance(error, (RedisTimeoutError, asyncio.TimeoutError, TimeoutError))

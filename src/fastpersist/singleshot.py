@@ -1,0 +1,52 @@
+"""Run once, share the outcome, forget it on failure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+__all__ = ["Singleshot"]
+
+T = TypeVar("T")
+
+
+class Singleshot(Generic[T]):
+    """An asynchronous start-up step that many callers wait for and only one run performs.
+
+    The run has a task of its own: a cancelled waiter cancels neither the run nor the other waiters.
+    A success is kept; a failure reaches all who waited for it, and the next call runs anew.
+    Belongs to one event loop.
+    """
+
+    def __init__(self, step: Callable[[], Awaitable[T]]) -> None:
+        self._step = step
+        self._task: asyncio.Task[T] | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether a run has succeeded."""
+        task = self._task
+        return task is not None and task.done()
+
+    async def __call__(self) -> T:
+        task = self._task
+        if task is None:
+            task = self._task = asyncio.ensure_future(self._run())
+            task.add_done_callback(self._forget_failure)
+        return await asyncio.shield(task)
+
+    async def _run(self) -> T:
+        return await self._step()
+
+    def _forget_failure(self, task: asyncio.Task[T]) -> None:
+        # Reading the exception also keeps a failure that nobody waited for out of the loop's log.
+        if (task.cancelled() or task.exception() is not None) and self._task is task:
+            self._task = None
+
+    async def cancel(self) -> None:
+        """Cancel a run that is under way and forget any outcome."""
+        task, self._task = self._task, None
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait([task])

@@ -1,0 +1,126 @@
+"""Opening, installing and closing stores."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+from .adapters.dual_store import DualStoreBackend
+from .own_domains import OwnDomainT, declared_domains
+from .registry import Registries, registries
+from .services.container import Container
+from .settings import Settings
+
+__all__ = ["Store", "open_store", "set_logger", "setup", "shutdown"]
+
+
+class Store(Registries):
+    """A dual store with a life of its own: fifteen registries over one container.
+
+    ``async with`` connects and closes it; without it, the first operation connects.
+
+    Attributes:
+        container: The services behind the registries.
+    """
+
+    def __init__(self, settings: Settings, logger: Any | None = None) -> None:
+        super().__init__()
+        self.container = Container(settings)
+        self.container.logger_service.set_logger(logger)
+        self.use_backend(DualStoreBackend(self.container))
+
+    def domain(self, declared: OwnDomainT) -> OwnDomainT:
+        """Return a registry of a declared domain that is served from this store."""
+        return declared.bound_to(self.backend)
+
+    async def ready(self) -> None:
+        """Connect and ensure the indexes, unless that is done.
+
+        Raises:
+            ConfigurationError: A setting is wrong, or stored data stands in the way of an index.
+            StoreUnavailableError: MongoDB is not ready within ``start_timeout``.
+        """
+        await self.container.ready()
+
+    async def aclose(self) -> None:
+        """Close all connections and the local servers that this store started."""
+        await self.container.aclose()
+
+    async def __aenter__(self) -> Store:
+        try:
+            await self.ready()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+_installed: Store | None = None
+_replaced: list[Store] = []
+
+
+def open_store(*, logger: Any | None = None, **settings: Any) -> Store:
+    """Return a store of its own, for ``async with``; the process-wide adapters are not touched.
+
+    Args:
+        logger: A ``logging.Logger``, a structlog logger or a four-method logger.
+        **settings: See :class:`~fastpersist.Settings`.
+
+    Raises:
+        ConfigurationError: A setting is wrong.
+    """
+    return Store(Settings.load(**settings), logger)
+
+
+def setup(*, logger: Any | None = None, **settings: Any) -> Store:
+    """Serve the fifteen process-wide adapters, and declared domains, from MongoDB and Redis.
+
+    Connects nothing: the first operation does. Calling it again installs another store; the first
+    is closed by :func:`shutdown` together with it.
+
+    Args:
+        logger: A ``logging.Logger``, a structlog logger or a four-method logger.
+        **settings: See :class:`~fastpersist.Settings`.
+
+    Raises:
+        ConfigurationError: A setting is wrong.
+    """
+    global _installed
+    store = open_store(logger=logger, **settings)
+    if _installed is not None:
+        _replaced.append(_installed)
+    _installed = store
+    registries.use_backend(store.backend)
+    for domain in declared_domains():
+        domain.use_backend(store.backend)
+    return store
+
+
+def set_logger(logger: Any | None) -> None:
+    """Let the installed store report to `logger`; None silences it.
+
+    Raises:
+        ConfigurationError: `logger` is no logger that fits.
+    """
+    if _installed is not None:
+        _installed.container.logger_service.set_logger(logger)
+
+
+async def shutdown() -> None:
+    """Close every store that :func:`setup` installed and go back to the files family."""
+    global _installed
+    stores, _installed = [*_replaced, *([_installed] if _installed else [])], None
+    _replaced.clear()
+    registries.use_json()
+    for domain in declared_domains():
+        domain.use_json()
+    for store in stores:
+        await store.aclose()
