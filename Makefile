@@ -1,0 +1,74 @@
+# fastpersist: `make demo` and `make test` do all the set-up they need.
+PYTHON ?= python3
+VENV ?= .venv
+CANDLES ?=
+STRATEGY ?= examples/ema_cross.py
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml setup.py $(wildcard src/fastpersist/hot/*.pyx)
+WORKERS ?= 2
+
+.PHONY: demo test test-pure lint types bench clean up down check-python
+
+demo: $(VENV)/.demo
+	$(BIN)/python examples/demo.py --strategy $(STRATEGY) $(if $(CANDLES),--candles $(CANDLES))
+
+test: $(VENV)/.dev
+	FASTPERSIST_PURE=1 $(BIN)/python -m pytest -q -n $(WORKERS) tests/unit tests/contract $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/run.py
+
+up: $(VENV)/.demo
+	$(BIN)/fastpersist up
+
+down: $(VENV)/.demo
+	$(BIN)/fastpersist down
+
+clean:
+	rm -rf $(VENV) build .cache src/*.egg-info
+	find src -name '*.so' -delete
+
+# A virtual environment with pip; what is missing is named with the command that installs it.
+$(VENV)/bin/pip:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "fastpersist: Python 3.10 or newer is missing. Install it, for example:"; \
+	  echo "  apt-get install python3 python3-venv python3-dev gcc"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "fastpersist: $$($(PYTHON) --version) is too old, 3.10 or newer is needed."; \
+	  echo "  choose another one: make PYTHON=python3.12 ..."; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "fastpersist: this Python has no venv module. Install it, for example:"; \
+	  echo "  apt-get install python3-venv"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+define install
+	@if [ -z "$$FASTPERSIST_NO_EXTENSIONS" ] && ! $(BIN)/python examples/has_compiler.py; then \
+	  echo "=================================================================="; \
+	  echo "fastpersist: no C compiler or no Python headers were found."; \
+	  echo "Going on WITHOUT the compiled modules: correct, but slower."; \
+	  echo "For the compiled ones: apt-get install gcc python3-dev; make clean"; \
+	  echo "=================================================================="; \
+	  export FASTPERSIST_NO_EXTENSIONS=1; \
+	fi; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(1)]'
+	@touch $@
+endef
+
+$(VENV)/.demo: $(SOURCES) | $(VENV)/bin/pip
+	$(call install,cli$(comma)local)
+
+$(VENV)/.dev: $(SOURCES) | $(VENV)/bin/pip
+	$(call install,dev$(comma)local)
+	@touch $(VENV)/.demo
+
+comma := ,
