@@ -1,7 +1,7 @@
 """The family on plain files: the framework's own ``./dump`` tree.
 
-Tree, text and atomic writes follow section 5 of the contract, so that the Node framework can read what
-is written here and the other way round. What differs on purpose is in the decisions, "Files
+Tree, text and atomic writes follow section 5 of the contract, so that the Node framework can read
+what is written here and the other way round. What differs on purpose is in the decisions, "Files
 family". Names are used as they are: on a file system that ignores case, or normalises text, two
 names that differ only in that share a file.
 """
@@ -22,11 +22,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Final
 
 from ..contracts import Candle
-from ..domains import DOMAINS, Domain, Shape
+from ..domains import DOMAINS, Domain, Field, Shape
 from ..errors import CorruptDataError, InvalidArgumentError, StoreError
 from ..hot.keys import KeyTemplate
 from ..times import LookAheadPolicy, is_visible, to_ms
@@ -46,6 +46,7 @@ _TEMPORARY_LIFE_SECONDS: Final = 120
 _BATCH: Final = 64
 _CANDLE_FIELDS: Final = ("timestamp", "open", "high", "low", "close", "volume")
 _NOT_JSON: Final = object()
+_NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 _Job = Callable[[], bool]
 
 
@@ -95,7 +96,7 @@ class FilesBackend:
         Raises:
             InvalidArgumentError: A name of the context cannot be part of a path.
         """
-        relative = _layout(domain).directory(context)
+        relative = _context_directory(domain, context)
         if relative is None:
             return
         directory = self._absolute(relative)
@@ -134,7 +135,7 @@ class FilesBackend:
         return None if entry is None or entry.get("removed") else entry
 
     async def has_entry(self, domain: Domain, key: Key, asked_at: int | None) -> bool:
-        """Say whether there is an entry under `key`, removed or not."""
+        """Say whether there is an entry under `key`, removed or not; ``null`` is no entry."""
         return self._entry(domain, key, asked_at) is not None
 
     async def write_entry(
@@ -168,7 +169,7 @@ class FilesBackend:
     ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """Yield key and entry of all that are not removed, in natural order of the keys."""
         layout = _layout(domain)
-        directory = self._directory(layout, context)
+        directory = self._directory(domain, context)
         names = await asyncio.to_thread(_names, directory)
         for start in range(0, len(names), _BATCH):
             batch = names[start : start + _BATCH]
@@ -191,7 +192,7 @@ class FilesBackend:
         left out.
         """
         layout = _layout(domain)
-        directory = self._directory(layout, context)
+        directory = self._directory(domain, context)
 
         def read() -> list[dict[str, Any]]:
             rows = [
@@ -229,21 +230,20 @@ class FilesBackend:
                 raise InvalidArgumentError(
                     f"{argument}[{position}].{domain.row_id}", str(error)
                 ) from None
+            layout.check_own(context, row, f"{argument}[{position}]")
             texts[path] = to_json(row, f"{argument}[{position}]")
-        replaces = not domain.append_only
 
         def write() -> bool:
-            changed = False
+            changed: dict[str, bytes] = {}
             for path, text in texts.items():
-                if replaces:
-                    if _read(path) == text:
+                stored = _read(path)
+                if stored is not None and not _set_aside_if_broken(path):
+                    if domain.append_only or stored == text:
                         continue
-                    _set_aside_if_broken(path)
-                    _write_file(path, text)
-                elif not os.path.lexists(path) or _set_aside_if_broken(path):
-                    _add_files({path: text})
-                changed = True
-            return changed
+                    layout.check_stored(context, path)
+                changed[path] = text
+            _write_files(changed, replaces=not domain.append_only)
+            return bool(changed)
 
         if texts:
             await self._writer.run(os.path.dirname(next(iter(texts))), write)
@@ -276,7 +276,7 @@ class FilesBackend:
         texts: dict[str, tuple[Candle, bytes]] = {}
         for row, candle in enumerate(candles):
             path = self._absolute(layout.file((*context, candle["timestamp"])))
-            plain = {name: candle[name] for name in _CANDLE_FIELDS}  # type: ignore[literal-required]  # the six names of the type
+            plain = {name: candle[name] for name in _CANDLE_FIELDS}
             texts.setdefault(path, (candle, to_json(plain, f"candles[{row}]")))
 
         def write() -> bool:
@@ -294,9 +294,7 @@ class FilesBackend:
                     contradictions,
                     os.path.dirname(next(iter(texts))),
                 )
-            paths = list(new)
-            for start in range(0, len(paths), _BATCH):
-                _add_files({path: new[path] for path in paths[start : start + _BATCH]})
+            _write_files(new, replaces=False)
             return bool(new)
 
         if texts:
@@ -305,8 +303,8 @@ class FilesBackend:
     def _absolute(self, relative: str) -> str:
         return os.path.abspath(os.path.join(self._folder, relative))
 
-    def _directory(self, layout: _Layout, context: Key) -> str:
-        relative = layout.directory(context)
+    def _directory(self, domain: Domain, context: Key) -> str:
+        relative = _context_directory(domain, context)
         if relative is None:
             raise InvalidArgumentError(
                 "domain", "rows of one context have to share a directory", hint="see Domain.file"
@@ -317,23 +315,11 @@ class FilesBackend:
         layout = _layout(domain)
         path = self._absolute(layout.file(key))
         text = to_json(value, domain.value_field)
-        field = layout.foreign_field(key, value)
-        if field is not None:
-            raise InvalidArgumentError(
-                f"{domain.value_field}.{field}",
-                f"differs from the {field} that the row is written under",
-                hint="such a row could not be told from one of another context",
-            )
+        layout.check_own(key, value, domain.value_field)
 
         def write() -> bool:
             _set_aside_if_broken(path)
-            other = layout.foreign_field(key, _load(path)) if layout.joins_names else None
-            if other is not None:
-                raise InvalidArgumentError(
-                    other,
-                    f"{path} holds a row of another {other}",
-                    hint="the names of both contexts make the same path; rename one of them",
-                )
+            layout.check_stored(key, path)
             _write_file(path, text)
             return True
 
@@ -384,7 +370,7 @@ class _Layout:
             else:
                 names[field.stored] = _checked_name(field.argument, value)
         path = self._render(self._domain.file, names)
-        self._check_lengths(path)
+        self._check_lengths(path, names)
         return path
 
     def directory(self, context: Key) -> str | None:
@@ -400,16 +386,36 @@ class _Layout:
         first, second = (os.path.dirname(self.file((*context, *rest))) for rest in stand_ins)
         return first if first == second else None
 
-    def foreign_field(self, key: Key, value: Any) -> str | None:
-        """Return the Python name of a field by which `value` belongs to another context."""
+    def foreign_field(self, key: Key, value: Any) -> Field | None:
+        """Return a field by which `value` belongs to another context, None if there is none."""
         if not self.joins_names:
             return None
         for row in _rows_of(value):
             for stored, place in self._context_fields.items():
                 own = row.get(stored) if isinstance(row, Mapping) else getattr(row, stored, None)
                 if isinstance(own, str) and own != key[place]:
-                    return self._domain.key[place].argument
+                    return self._domain.key[place]
         return None
+
+    def check_own(self, key: Key, value: Any, path: str) -> None:
+        """Raise when `value`, about to be written, names another context."""
+        field = self.foreign_field(key, value)
+        if field is not None:
+            raise InvalidArgumentError(
+                f"{path}.{field.stored}",
+                f"differs from the {field.argument} that the row is written under",
+                hint="such a row could not be told from one of another context",
+            )
+
+    def check_stored(self, key: Key, path: str) -> None:
+        """Raise when the file at `path`, about to be replaced, belongs to another context."""
+        field = self.foreign_field(key, _load(path)) if self.joins_names else None
+        if field is not None:
+            raise InvalidArgumentError(
+                field.argument,
+                f"{path} holds a row of another {field.argument}",
+                hint="the names of both contexts make the same path; rename one of them",
+            )
 
     def _render(self, template: str, names: Mapping[str, str]) -> str:
         def replaced(part: re.Match[str]) -> str:
@@ -421,28 +427,34 @@ class _Layout:
 
         return self._PART.sub(replaced, template)
 
-    def _check_lengths(self, path: str) -> None:
-        *directories, file_name = path.split("/")
-        for name, most in (*((name, _LONGEST_NAME) for name in directories), (file_name, 0)):
-            most = most or _LONGEST_FILE_NAME
-            size = len(name.encode())
-            if size > most:
-                raise InvalidArgumentError(
-                    self._domain.key[-1].argument if name is file_name else "context",
-                    f"the file system takes {most} bytes for {name[:40]!r}..., not {size}",
-                )
+    def _check_lengths(self, path: str, names: Mapping[str, str]) -> None:
+        sizes = [len(name.encode()) for name in path.split("/")]
+        if max(sizes) > _LONGEST_NAME or sizes[-1] > _LONGEST_FILE_NAME:
+            longest = max(self._domain.key, key=lambda field: len(names[field.stored].encode()))
+            raise InvalidArgumentError(
+                longest.argument,
+                f"too long for the name of a file or directory: {max(sizes)} bytes with what the "
+                f"layout adds, of {_LONGEST_NAME}",
+            )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _layout(domain: Domain) -> _Layout:
     return _Layout(domain)
+
+
+@lru_cache(maxsize=4096)
+def _context_directory(domain: Domain, context: Key) -> str | None:
+    return _layout(domain).directory(context)
 
 
 def _checked_name(argument: str, name: str) -> str:
     if "/" in name or "\\" in name or "\0" in name:
         raise InvalidArgumentError(argument, "a name with a separator or NUL cannot be a file's")
     if name in (".", "..", _CORRUPT) or name.startswith(_TEMPORARY):
-        raise InvalidArgumentError(argument, f"{name!r:.40} has a meaning of its own as a file name")
+        raise InvalidArgumentError(
+            argument, f"{name!r:.40} has a meaning of its own as a file name"
+        )
     return name
 
 
@@ -581,7 +593,7 @@ def _load_candle(path: str, timestamp: int) -> Candle | None:
         candle["timestamp"] = timestamp
         return candle  # type: ignore[return-value]  # the six fields, all numbers
     # Left in place it would be missing for ever: a candle that has a file is not written again.
-    _set_aside(path, lambda text: text == _read(path), "is no candle")
+    _set_aside(path, lambda moved: moved == text, "is no candle")
     return None
 
 
@@ -737,23 +749,30 @@ def _write_all(handle: int, text: bytes) -> None:
 
 
 def _write_file(path: str, text: bytes) -> None:
-    with _store_errors(path), _temporary_files({path: text}) as temporary:
-        os.replace(temporary[path], path)
+    _write_files({path: text}, replaces=True)
 
 
-def _add_files(texts: Mapping[str, bytes]) -> None:
-    """Make files that are not there yet; others stay, also when another process makes them now."""
-    with _store_errors(next(iter(texts))), _temporary_files(texts) as temporary:
-        for path, made in temporary.items():
-            try:
-                os.link(made, path)
-            except FileExistsError:
-                pass
-            except OSError as error:
-                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
-                    raise
-                if not os.path.lexists(path):
-                    os.replace(made, path)
+def _write_files(texts: Mapping[str, bytes], *, replaces: bool) -> None:
+    """Write files of one directory; without `replaces` those stay that are there by then."""
+    put = os.replace if replaces else _link
+    paths = list(texts)
+    for start in range(0, len(paths), _BATCH):
+        batch = {path: texts[path] for path in paths[start : start + _BATCH]}
+        with _store_errors(paths[start]), _temporary_files(batch) as temporary:
+            for path, made in temporary.items():
+                put(made, path)
+
+
+def _link(made: str, path: str) -> None:
+    try:
+        os.link(made, path)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if not os.path.lexists(path):
+            os.replace(made, path)
 
 
 class _Writer:

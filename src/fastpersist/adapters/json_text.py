@@ -10,32 +10,25 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from datetime import datetime, timezone
+from decimal import Decimal
 from enum import Enum
 from math import isfinite
 from typing import Any, Final, NoReturn
+from uuid import UUID
 
 import orjson
+from bson.decimal128 import Decimal128
+from bson.objectid import ObjectId
 
-from ..errors import InvalidDocumentError
+from ..hot._codec_py import Refusal, int_size, key_text, utf8_length
+from ..hot.codec import MAX_DEPTH
 
-__all__ = ["MAX_DEPTH", "from_json", "to_json"]
+__all__ = ["from_json", "to_json"]
 
-MAX_DEPTH: Final = 100
-"""How deeply containers may be nested: as deeply as MongoDB takes them, so that a payload does not
-fit one family and not the other."""
-
+_REWRITE_DEPTH: Final = 250
 _EXACT_LIMIT: Final = 2**53
-_INT64_LIMIT: Final = 2**63
 _LAST_INDEX_KEY: Final = 2**32 - 2
 _UNSAFE_FRACTION: Final = 1e-3
-
-
-class _RefusedError(Exception):
-    """A value has no JSON form; the containers around it add their part of the path."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-        self.steps: list[str] = []
 
 
 def to_json(value: Any, path: str = "payload", *, rewrite: bool = False) -> bytes:
@@ -44,25 +37,26 @@ def to_json(value: Any, path: str = "payload", *, rewrite: bool = False) -> byte
     Infinity and NaN become ``null`` and -0 becomes ``0``. A datetime becomes ISO text in UTC with
     three decimals and ``Z``, further digits cut off; a naive one counts as UTC. Integers of 64 bits
     are written exactly, although Node rounds those from 2**53 on to a double when it reads them,
-    as it does with int64 values in MongoDB. Tuples become arrays; dataclass instances and Structs
-    become objects; an Enum member counts as its value and a numpy scalar as the Python number.
+    as it does with int64 values in MongoDB. Other types are taken as by
+    :func:`fastpersist.hot.codec.normalise`: Enum members, dataclasses, Structs and numpy scalars
+    become what they hold. UUID and ObjectId become text, a Decimal the number that a double holds.
 
     Args:
         value: What to write.
         path: How error messages call `value`.
-        rewrite: `value` came from :func:`from_json`. Whole numbers beyond 64 bits, which Node
-            writes for large doubles, are then written as such a double.
+        rewrite: `value` came from :func:`from_json`, so Node may have written it. Whole numbers
+            beyond 64 bits are then written as the double that they were, and nesting may be deeper.
 
     Raises:
-        InvalidDocumentError: Something in `value` has no JSON form: an integer beyond 64 bits,
-            bytes, a set, a key that is not text, text with a lone surrogate, nesting deeper than
-            ``MAX_DEPTH``, or an object of an unknown type. It carries the path of that value.
+        InvalidDocumentError: Something inside has no JSON form: an int beyond 64 bits, a Decimal
+            with more digits than a double holds, bytes, a key that is no text, a lone surrogate,
+            more than ``MAX_DEPTH`` containers inside each other (the limit of MongoDB), or an
+            unknown type. It names the place, as in ``payload.legs[3].price``.
     """
     try:
-        return orjson.dumps(_plain(value, MAX_DEPTH, rewrite))
-    except _RefusedError as refused:
-        steps = "".join(reversed(refused.steps))
-        raise InvalidDocumentError(path + steps, refused.reason) from None
+        return orjson.dumps(_plain(value, _REWRITE_DEPTH if rewrite else MAX_DEPTH, rewrite))
+    except Refusal as refusal:
+        raise refusal.as_error(path) from None
 
 
 def from_json(data: bytes) -> Any:
@@ -107,44 +101,59 @@ def _plain(value: Any, depth: int, rewrite: bool) -> Any:
 
 
 def _plain_other(value: Any, depth: int, rewrite: bool) -> Any:
-    kind = type(value)
     if isinstance(value, Enum):
         return _plain(value.value, depth, rewrite)
-    for base, method in ((str, str.__str__), (int, int.__int__), (float, float.__float__)):
-        if isinstance(value, base):
-            return _plain(method(value), depth, rewrite)
+    if isinstance(value, (UUID, ObjectId)):
+        return str(value)
+    if isinstance(value, Decimal128):
+        value = value.to_decimal()
+    if isinstance(value, Decimal):
+        return _decimal(value)
+    if isinstance(value, str):
+        return _text(str.__str__(value))
+    if isinstance(value, float):
+        return _double(float(value))
+    if isinstance(value, int):
+        return _integer(int(value), rewrite)
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        item = value.item()
+        # Finer than microseconds, a numpy moment becomes a bare count; a long double stays one.
+        if isinstance(item, (datetime, str)) or (
+            value.dtype.kind in "biuf" and type(item) is not type(value)
+        ):
+            return _plain(item, depth, rewrite)
     if isinstance(value, Mapping):
         return _object(value, depth, rewrite)
     if isinstance(value, (list, tuple)):
         return _array(value, depth, rewrite)
-    if kind.__module__ == "numpy" and kind.__name__.startswith(("int", "uint", "float", "bool")):
-        number = value.item()
-        if isinstance(number, (bool, int, float)):
-            return _plain(number, depth, rewrite)
-    if is_dataclass(kind):
+    if is_dataclass(value) and not isinstance(value, type):
         named = {field.name: getattr(value, field.name) for field in fields(value)}
         return _object(named, depth, rewrite)
-    if hasattr(kind, "__struct_fields__"):
-        named = {name: getattr(value, name) for name in kind.__struct_fields__}
-        return _object(named, depth, rewrite)
-    raise _RefusedError(f"a value of type {kind.__name__} has no JSON form")
+    names = getattr(type(value), "__struct_fields__", None)
+    if names is not None and not isinstance(value, type):
+        return _object({name: getattr(value, name) for name in names}, depth, rewrite)
+    raise Refusal(f"{type(value).__module__}.{type(value).__qualname__} has no JSON form")
 
 
 def _text(value: str) -> str:
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise _RefusedError(f"text with a lone surrogate at {error.start}") from None
+    utf8_length(value)
     return value
 
 
 def _integer(value: int, rewrite: bool) -> Any:
-    if -_INT64_LIMIT <= value < _INT64_LIMIT:
-        return value
-    if rewrite:
+    if rewrite and not -(2**63) <= value < 2**63:
         return _double(float(value))
-    raise _RefusedError("an integer beyond 64 bits")
+    int_size(value)
+    return value
+
+
+def _decimal(value: Decimal) -> Any:
+    if not value.is_finite():
+        return None
+    nearest = float(value)
+    if Decimal(repr(nearest)) != value:
+        raise Refusal("this Decimal has more digits than a double, and so JSON, can hold")
+    return _double(nearest)
 
 
 def _double(value: float) -> Any:
@@ -184,21 +193,20 @@ def _date(value: datetime) -> str:
         try:
             value = value.astimezone(timezone.utc)
         except OverflowError:
-            raise _RefusedError("a date outside of the years 1 to 9999 in UTC") from None
+            raise Refusal("this datetime leaves the years 1 to 9999 in UTC") from None
     return f"{value.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
 
 
 def _object(value: Mapping[Any, Any], depth: int, rewrite: bool) -> dict[str, Any]:
-    if not depth:
-        raise _RefusedError(f"nested deeper than {MAX_DEPTH} levels")
+    _check_depth(depth)
     plain: dict[str, Any] = {}
     has_index_keys = False
     for key, item in value.items():
-        name = _key(key)
+        name = key if type(key) is str else key_text(key)
         try:
-            plain[name] = _plain(item, depth - 1, rewrite)
-        except _RefusedError as refused:
-            refused.steps.append(f".{name}")
+            plain[_text(name)] = _plain(item, depth - 1, rewrite)
+        except Refusal as refusal:
+            refusal.way.append(name)
             raise
         has_index_keys = has_index_keys or _is_index(name)
     if not has_index_keys:
@@ -208,27 +216,20 @@ def _object(value: Mapping[Any, Any], depth: int, rewrite: bool) -> dict[str, An
 
 
 def _array(value: list[Any] | tuple[Any, ...], depth: int, rewrite: bool) -> list[Any]:
-    if not depth:
-        raise _RefusedError(f"nested deeper than {MAX_DEPTH} levels")
+    _check_depth(depth)
     plain: list[Any] = []
     try:
         for item in value:
             plain.append(_plain(item, depth - 1, rewrite))
-    except _RefusedError as refused:
-        refused.steps.append(f"[{len(plain)}]")
+    except Refusal as refusal:
+        refusal.way.append(len(plain))
         raise
     return plain
 
 
-def _key(key: Any) -> str:
-    if isinstance(key, Enum):
-        key = key.value
-    if not isinstance(key, str):
-        raise _RefusedError(f"a key of type {type(key).__name__} instead of text")
-    try:
-        return _text(str.__str__(key))
-    except _RefusedError:
-        raise _RefusedError("a key with a lone surrogate") from None
+def _check_depth(depth: int) -> None:
+    if not depth:
+        raise Refusal(f"more than {MAX_DEPTH} containers stand inside each other")
 
 
 def _is_index(key: str) -> bool:
