@@ -33,6 +33,8 @@ class BuildOrExplain(build_ext):
     """Compiles, or says what is missing."""
 
     def run(self) -> None:
+        # Timestamps do not show that a switch has changed since the last build.
+        self.force = True
         try:
             super().run()
         except (CCompilerError, CompileError, ExecError, PlatformError, OSError):
@@ -67,12 +69,14 @@ def extensions() -> list[Extension]:
     trace = is_on("FASTPERSIST_TRACE")
     kind = "traced" if trace else "debug" if is_on("FASTPERSIST_DEBUG") else "release"
     if is_on("FASTPERSIST_SANITIZE"):
-        kind += ", sanitized"
+        kind += "-sanitized"
     say(f"fastpersist: building the compiled modules ({kind})")
     modules = [
         Extension(
             f"fastpersist.hot._{family}_c",
             [f"src/fastpersist/hot/_{family}_c.pyx"],
+            # Brings the source into the sdist, where cythonize has put the C in its place.
+            depends=[f"src/fastpersist/hot/_{family}_c.pyx"],
             extra_compile_args=compile_flags,
             extra_link_args=link_flags,
             define_macros=[("CYTHON_TRACE_NOGIL", "1")] if trace else [],
@@ -81,7 +85,7 @@ def extensions() -> list[Extension]:
     ]
     built = cythonize(
         modules,
-        build_dir=str(Path("build") / "cython"),
+        build_dir=str(Path("build") / f"cython-{kind}"),
         annotate=is_on("FASTPERSIST_ANNOTATE"),
         compiler_directives={
             "language_level": "3",

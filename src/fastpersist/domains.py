@@ -104,6 +104,7 @@ class Domain:
         absent: What a read answers when there is nothing.
         has_when: Whether rows store the simulated time of their write, in ms.
         row_id: Field of a list's row that carries its id.
+        rows_argument: What the rows of a list are called in its methods.
         append_only: Whether a row that exists is left as it is.
         newest_by: Date field that lists are ordered by, newest first.
         default_limit: How many rows a list read returns unless told otherwise; None for all.
@@ -125,6 +126,7 @@ class Domain:
     absent: Literal["none", "list", "dict"] = "none"
     has_when: bool = False
     row_id: str = "id"
+    rows_argument: str = "rows"
     append_only: bool = False
     newest_by: str = "updatedDate"
     default_limit: int | None = None
@@ -290,6 +292,7 @@ LOG: Final = Domain(
     context_size=0,
     cache_order=("entryId",),
     absent="list",
+    rows_argument="entries",
     append_only=True,
     newest_by="createDate",
     default_limit=1000,

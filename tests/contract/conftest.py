@@ -14,9 +14,7 @@ from fastpersist.registry import Registries
 
 
 @pytest.fixture(params=["files", "replica set", "standalone"])
-async def family(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> AsyncIterator[Registries]:
+async def family(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Registries]:
     """The fifteen registries of a family that stores."""
     if request.param == "files":
         registries = Registries()

@@ -140,7 +140,9 @@ async def test_partial_and_breakeven_are_kept_by_signal(family: Registries) -> N
     await family.partial.write_partial_data(*CONTEXT, "sig-2", {}, WHEN)
     assert await family.partial.read_partial_data(*CONTEXT, "sig-1", WHEN) == levels
     assert await family.partial.read_partial_data(*CONTEXT, "sig-2", WHEN) == {}
-    await family.breakeven.write_breakeven_data(*CONTEXT, "sig-1", {"sig-1": {"reached": True}}, WHEN)
+    await family.breakeven.write_breakeven_data(
+        *CONTEXT, "sig-1", {"sig-1": {"reached": True}}, WHEN
+    )
     read = await family.breakeven.read_breakeven_data(*CONTEXT, "sig-1", WHEN)
     assert read == {"sig-1": {"reached": True}}
 

@@ -94,7 +94,7 @@ class DualStoreBackend:
     ) -> None:
         stored: dict[str, Any] = {}
         for position, (row_id, row) in enumerate(rows.items()):
-            stored[row_id], _ = normalise(row, f"rows[{position}]")
+            stored[row_id], _ = normalise(row, f"{domain.rows_argument}[{position}]")
         await self._container.db(domain).upsert_rows(context, stored)
 
     async def read_candles(

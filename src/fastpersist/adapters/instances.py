@@ -189,10 +189,11 @@ class ListInstance(Instance):
             return []
         return await self._backend.read_rows(self._domain, self._context, limit)
 
-    async def write(self, rows: Any, argument: str = "rows") -> None:
+    async def write(self, rows: Any) -> None:
         """Store the rows under their ids; others stay."""
+        domain = self._domain
         by_id = checked_rows(
-            rows, argument, self._domain.row_id, first_wins=self._domain.append_only
+            rows, domain.rows_argument, domain.row_id, first_wins=domain.append_only
         )
         if by_id:
             await self._backend.write_rows(self._domain, self._context, by_id)
@@ -366,7 +367,7 @@ class LogInstance(ListInstance):
 
     async def write_log_data(self, entries: Sequence[LogEntry]) -> None:
         """Store the entries whose ``id`` is new; an existing entry never changes."""
-        await self.write(entries, "entries")
+        await self.write(entries)
 
 
 class MeasureInstance(EntryInstance):

@@ -12,6 +12,8 @@ from ._codec_py import (
     check_depth,
     int_size,
     key_text,
+    plain_dict,
+    same_key_twice,
     too_large,
     utf8_length,
     walk_other,
@@ -19,6 +21,8 @@ from ._codec_py import (
 
 cdef extern from "Python.h":
     bint PyUnicode_IS_ASCII(object text)
+    int Py_EnterRecursiveCall(const char *where) except -1
+    void Py_LeaveRecursiveCall()
 
 __all__ = ["MAX_DEPTH", "MAX_SIZE", "normalise", "whole_doubles_to_int"]
 
@@ -35,7 +39,10 @@ cdef double INT64_BOUND = 9223372036854775808.0
 def normalise(object value, str path not None="payload"):
     cdef Py_ssize_t size = 0
     try:
-        return _walk(value, 0, &size), size
+        normal = _walk(value, 0, &size)
+        if size > LARGEST:
+            raise too_large()
+        return normal, size
     except Refusal as refusal:
         raise refusal.as_error(path) from None
 
@@ -76,7 +83,7 @@ def _walk_sized(value, depth):
 
 def _walk_mapping_sized(value, depth):
     cdef Py_ssize_t size = 0
-    copy = _walk_dict(dict(value), depth, &size)
+    copy = _walk_dict(value if type(value) is dict else plain_dict(value), depth, &size)
     return copy, size
 
 
@@ -104,6 +111,8 @@ cdef dict _walk_dict(dict value, Py_ssize_t depth, Py_ssize_t *total):
         except Refusal as refusal:
             refusal.way.append(name)
             raise
+    if len(copy) != len(value):
+        raise same_key_twice()
     total[0] += size
     return copy
 
@@ -147,10 +156,15 @@ cpdef object whole_doubles_to_int(object value):
         if (number < INT32_LEAST or number > INT32_MOST) and -INT64_BOUND < number < INT64_BOUND:
             if number == <double>(<long long>number):
                 return int(value)
-    elif kind is dict:
-        for key, item in (<dict>value).items():
-            (<dict>value)[key] = whole_doubles_to_int(item)
-    elif kind is list:
-        for index, item in enumerate(<list>value):
-            (<list>value)[index] = whole_doubles_to_int(item)
+    elif kind is dict or kind is list:
+        Py_EnterRecursiveCall(b" while converting a document")
+        try:
+            if kind is dict:
+                for key, item in (<dict>value).items():
+                    (<dict>value)[key] = whole_doubles_to_int(item)
+            else:
+                for index, item in enumerate(<list>value):
+                    (<list>value)[index] = whole_doubles_to_int(item)
+        finally:
+            Py_LeaveRecursiveCall()
     return value

@@ -12,6 +12,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from bson.binary import Binary
+from bson.code import Code
 from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 from bson.objectid import ObjectId
@@ -30,6 +31,7 @@ MAX_SIZE: Final = 16 * 1024 * 1024 - 16 * 1024
 _INT32_LEAST, _INT32_MOST = -(2**31), 2**31 - 1
 _INT64_LEAST, _INT64_MOST = -(2**63), 2**63 - 1
 _CONTAINER_BYTES = 5
+_LONGEST_STEP = 80
 _PLAIN_KEY = re.compile(r"[^\W\d]\w*\Z")
 
 
@@ -45,10 +47,10 @@ class Refusal(Exception):
         for step in reversed(self.way):
             if isinstance(step, int):
                 path += f"[{step}]"
-            elif _PLAIN_KEY.match(step):
+            elif len(step) <= _LONGEST_STEP and _PLAIN_KEY.match(step):
                 path += f".{step}"
             else:
-                path += f"[{step!r:.80}]"
+                path += f"[{step!r:.{_LONGEST_STEP}}]"
         return InvalidDocumentError(path, str(self))
 
 
@@ -66,7 +68,10 @@ def normalise(value: object, path: str = "payload") -> tuple[Any, int]:
             in ``payload.legs[3].price``.
     """
     try:
-        return _walk(value, 0)
+        normal, size = _walk(value, 0)
+        if size > MAX_SIZE:
+            raise too_large()
+        return normal, size
     except Refusal as refusal:
         raise refusal.as_error(path) from None
 
@@ -91,10 +96,11 @@ def _walk(value: Any, depth: int) -> tuple[Any, int]:
 
 
 def _walk_mapping(value: Mapping[Any, Any], depth: int) -> tuple[dict[str, Any], int]:
+    plain = value if type(value) is dict else plain_dict(value)
     check_depth(depth)
     copy: dict[str, Any] = {}
     size = _CONTAINER_BYTES
-    for key, item in value.items():
+    for key, item in plain.items():
         name = key if type(key) is str else key_text(key)
         if "\0" in name:
             raise Refusal(f"the key {name!r:.80} holds a NUL character")
@@ -107,6 +113,8 @@ def _walk_mapping(value: Mapping[Any, Any], depth: int) -> tuple[dict[str, Any],
         except Refusal as refusal:
             refusal.way.append(name)
             raise
+    if len(copy) != len(plain):
+        raise same_key_twice()
     return copy, size
 
 
@@ -160,9 +168,13 @@ def walk_other(
     if isinstance(value, Int64):
         int_size(int(value))
         return value, 8
-    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
-        return walk(value.item(), depth)
-    if isinstance(value, str):
+    if is_numpy_scalar(type(value)):
+        # The item of a datetime64 in ns would be a bare count; that of a longdouble is itself.
+        kind = value.dtype.kind
+        plain = value.astype("datetime64[ms]").item() if kind == "M" else value.item()
+        if isinstance(plain, (bool, int, float, str, bytes) if kind != "M" else datetime):
+            return walk(plain, depth)
+    if isinstance(value, str) and not isinstance(value, Code):
         text = str.__str__(value)
         return text, 5 + utf8_length(text)
     if isinstance(value, int):
@@ -182,6 +194,25 @@ def walk_other(
     if names is not None and not isinstance(value, type):
         return walk_mapping({name: getattr(value, name) for name in names}, depth)
     raise Refusal(f"{type(value).__module__}.{type(value).__qualname__} cannot be stored")
+
+
+def is_numpy_scalar(kind: type) -> bool:
+    """Say whether a type is a scalar of numpy, without importing numpy; arrays are not."""
+    return kind.__module__ == "numpy" and any(base.__name__ == "generic" for base in kind.__mro__)
+
+
+def plain_dict(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return a mapping of another type as a dict."""
+    items = list(mapping.items())
+    plain = dict(items)
+    if len(plain) != len(items):
+        raise same_key_twice()
+    return plain
+
+
+def same_key_twice() -> Refusal:
+    """Return the refusal of a mapping in which two keys are one text, so that one would be lost."""
+    return Refusal("two keys of a mapping are the same text")
 
 
 def utf8_length(text: str) -> int:
@@ -231,20 +262,28 @@ def utc_milliseconds(moment: datetime) -> datetime:
             if moment.utcoffset() is None
             else moment.astimezone(timezone.utc)
         )
-    except (OverflowError, ValueError):
+        if type(aware) is not datetime:
+            aware = datetime(*aware.timetuple()[:6], aware.microsecond, timezone.utc)
+    except (OverflowError, TypeError, ValueError):
         raise Refusal("this datetime leaves the years 1 to 9999 in UTC") from None
     return aware.replace(microsecond=aware.microsecond // 1000 * 1000)
 
 
 def regex_size(pattern: Regex[Any]) -> int:
     """Return the size of a regular expression."""
-    text = pattern.pattern
-    length = len(text) if isinstance(text, bytes) else utf8_length(text)
+    try:
+        text = pattern.pattern
+        content = text if isinstance(text, bytes) else text.encode()
+        content.decode()
+    except UnicodeError:
+        raise Refusal("a regular expression is not valid UTF-8") from None
+    if b"\0" in content:
+        raise Refusal("a regular expression holds a NUL character")
     flags = sum(
         bool(pattern.flags & flag)
         for flag in (re.IGNORECASE, re.LOCALE, re.MULTILINE, re.DOTALL, re.UNICODE, re.VERBOSE)
     )
-    return length + 1 + flags + 1
+    return len(content) + 1 + flags + 1
 
 
 def whole_doubles_to_int(value: Any) -> Any:

@@ -48,9 +48,11 @@ cdef class IdCache:
         free(self._slots)
 
     cdef void _reset(self):
-        self._places = {}
-        self._keys = []
-        self._free = []
+        # Made before the first is put in place: making one can run finalizers that use this cache.
+        places, keys, unused = {}, [], []
+        self._places = places
+        self._keys = keys
+        self._free = unused
         self._newest = self._oldest = NONE
         self._hits = self._misses = self._evictions = 0
 

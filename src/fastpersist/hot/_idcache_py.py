@@ -25,7 +25,8 @@ class IdCache:
     """A bounded map from Redis key to the 12 bytes of a document id.
 
     When it is full, the entry that was used least recently goes first; reading an entry and
-    writing it both count as use. Safe with threads.
+    writing it both count as use. Safe with threads that share the GIL. An entry with a key of 60
+    bytes costs about @@@ bytes compiled.
 
     Args:
         max_entries: Most entries; 0 caches nothing.
@@ -44,6 +45,7 @@ class IdCache:
 
     def get(self, key: bytes) -> bytes | None:
         """Return the id under `key`, or None."""
+        check_bytes("key", key)
         with self._lock:
             found = self._ids.get(key)
             if found is None:
@@ -59,6 +61,8 @@ class IdCache:
         Raises:
             ValueError: `document_id` is not 12 bytes long.
         """
+        check_bytes("key", key)
+        check_bytes("document_id", document_id)
         if len(document_id) != ID_BYTES:
             raise ValueError(f"a document id has {ID_BYTES} bytes, got {len(document_id)}")
         with self._lock:
@@ -72,6 +76,7 @@ class IdCache:
 
     def drop(self, key: bytes) -> bool:
         """Remove the entry under `key`; say whether there was one."""
+        check_bytes("key", key)
         with self._lock:
             return self._ids.pop(key, None) is not None
 
@@ -90,3 +95,11 @@ class IdCache:
 
     def __len__(self) -> int:
         return len(self._ids)
+
+
+# The text is the one that Cython gives for a typed argument.
+def check_bytes(name: str, value: object) -> None:
+    if type(value) is not bytes:
+        raise TypeError(
+            f"Argument '{name}' has incorrect type (expected bytes, got {type(value).__name__})"
+        )

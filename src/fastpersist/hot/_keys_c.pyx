@@ -1,9 +1,21 @@
-"""Context fields to Redis key, compiled; the twin ``_keys_py`` says what it has to do."""
+"""Context fields to Redis key, compiled; the twin ``_keys_py`` says what it has to do.
+
+Ordinary values are written straight into a buffer on the stack. Whatever is not ordinary (a wrong
+value, a subclass, a very long name) goes to an instance of the twin, so that errors cannot differ.
+"""
 
 from binascii import crc_hqx
 
-from ..errors import InvalidArgumentError
-from ._keys_py import KINDS, SLOTS, lone_surrogate, wrong_type
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdio cimport snprintf
+from libc.string cimport memcpy
+
+from . import _keys_py
+from ._keys_py import KINDS, SLOTS
+
+cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+    long long PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
 
 __all__ = ["KeyTemplate", "slot"]
 
@@ -13,81 +25,86 @@ cdef enum Kind:
     MODE = 2
     TIMESTAMP = 3
 
+cdef enum:
+    LONGEST_KEY = 512
+    LONGEST_NUMBER = 24
+
 
 cdef class KeyTemplate:
     cdef readonly str namespace
     cdef readonly tuple fields
     cdef readonly bytes prefix_bytes
-    cdef tuple _kinds
-    cdef tuple _order
-    cdef str _prefix
-    cdef Py_ssize_t _count
+    cdef object _twin
+    cdef bytes _kinds
+    cdef bytes _order
 
-    def __init__(self, str namespace not None, fields, order, str prefix not None=""):
-        names = tuple([name for name, _ in fields])
-        if sorted(names) != sorted(order) or len(set(names)) != len(names):
-            raise ValueError(f"the order {list(order)} must name each of {list(names)} once")
-        kinds = tuple([kind for _, kind in fields])
-        for kind in kinds:
-            if kind not in KINDS:
-                raise ValueError(f"unknown kind {kind!r}")
-        self.namespace = namespace
-        self.fields = names
-        self._prefix = f"{prefix}{namespace}"
-        self.prefix_bytes = f"{prefix}{namespace}:".encode()
-        self._kinds = tuple([KINDS.index(kind) for kind in kinds])
-        self._order = tuple([names.index(name) for name in order])
-        self._count = len(names)
+    def __init__(self, namespace, fields, order, prefix=""):
+        twin = _keys_py.KeyTemplate(namespace, fields, order, prefix)
+        self.namespace = str(namespace)
+        self.fields = twin.fields
+        self.prefix_bytes = twin.prefix_bytes
+        self._twin = twin
+        self._kinds = bytes([KINDS.index(kind) for _, kind in fields])
+        self._order = bytes([self.fields.index(name) for name in order])
 
     def __call__(self, *values):
-        cdef Py_ssize_t index
+        if len(values) == len(self._kinds):
+            try:
+                key = self._written(values)
+            except (OverflowError, UnicodeEncodeError):
+                key = None
+            if key is not None:
+                return key
+        return self._twin(*values)
+
+    cdef bytes _written(self, tuple values):
+        """Return the key, or None where the twin has to decide."""
+        cdef char key[LONGEST_KEY]
+        cdef char digits[LONGEST_NUMBER]
+        cdef const char *part
+        cdef Py_ssize_t size = len(self.prefix_bytes)
+        cdef Py_ssize_t length
+        cdef int overflow = 0
         cdef int kind
-        cdef object value
-        if len(values) != self._count:
-            raise InvalidArgumentError(
-                self.namespace, f"takes {self._count} fields, got {len(values)}"
-            )
-        cdef list parts = [self._prefix]
-        cdef tuple checked = values
-        for index in range(self._count):
-            value = checked[index]
-            kind = self._kinds[index]
-            if kind <= OPTIONAL_NAME:
-                if not isinstance(value, str):
-                    raise wrong_type(self.fields[index], "a text", value)
-                if not value and kind == NAME:
-                    raise InvalidArgumentError(self.fields[index], "must not be empty")
-            elif kind == MODE:
-                if value is not True and value is not False:
-                    raise wrong_type(self.fields[index], "a bool", value)
-            elif not isinstance(value, int) or isinstance(value, bool):
-                raise wrong_type(self.fields[index], "an int", value)
+        cdef unsigned char position
+        if size > LONGEST_KEY:
+            return None
+        memcpy(key, <const char *>self.prefix_bytes, size)
         for position in self._order:
-            value = checked[position]
+            value = values[position]
             kind = self._kinds[position]
             if kind <= OPTIONAL_NAME:
-                parts.append(value)
+                if type(value) is not str:
+                    return None
+                part = PyUnicode_AsUTF8AndSize(value, &length)
+                if length == 0 and kind == NAME:
+                    return None
             elif kind == MODE:
-                parts.append("backtest" if value is True else "live")
+                if value is True:
+                    part, length = b"backtest", 8
+                elif value is False:
+                    part, length = b"live", 4
+                else:
+                    return None
             else:
-                parts.append(int.__repr__(value))
-        try:
-            return (":".join(parts)).encode()
-        except UnicodeEncodeError:
-            # The twin refuses in the order of the fields, so this has to as well.
-            raise lone_surrogate(self._first_unencodable(values)) from None
+                if type(value) is not int:
+                    return None
+                number = PyLong_AsLongLongAndOverflow(value, &overflow)
+                if overflow:
+                    return None
+                length = snprintf(digits, LONGEST_NUMBER, "%lld", number)
+                part = digits
+            # One byte more, for the colon behind it.
+            if size + length >= LONGEST_KEY:
+                return None
+            memcpy(key + size, part, length)
+            size += length
+            key[size] = c":"
+            size += 1
+        return PyBytes_FromStringAndSize(key, size - 1)
 
-    cdef str _first_unencodable(self, tuple values):
-        for index in range(self._count):
-            if self._kinds[index] <= OPTIONAL_NAME:
-                try:
-                    values[index].encode()
-                except UnicodeEncodeError:
-                    return self.fields[index]
-        return self.namespace
 
-
-cpdef int slot(bytes key):
+cpdef int slot(bytes key) except -1:
     cdef Py_ssize_t start, end
     start = key.find(b"{")
     if start >= 0:

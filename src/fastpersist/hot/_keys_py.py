@@ -78,16 +78,22 @@ class KeyTemplate:
             elif kind == "timestamp":
                 if not isinstance(value, int) or isinstance(value, bool):
                     raise wrong_type(self.fields[index], "an int", value)
-                parts.append(b"%d" % value)
+                try:
+                    parts.append(b"%d" % value)
+                except ValueError:
+                    raise InvalidArgumentError(
+                        self.fields[index], "has more digits than Python converts"
+                    ) from None
             else:
                 if not isinstance(value, str):
                     raise wrong_type(self.fields[index], "a text", value)
-                if not value and kind == "name":
-                    raise InvalidArgumentError(self.fields[index], "must not be empty")
                 try:
-                    parts.append(value.encode())
+                    text = str.encode(value)
                 except UnicodeEncodeError:
                     raise lone_surrogate(self.fields[index]) from None
+                if not text and kind == "name":
+                    raise InvalidArgumentError(self.fields[index], "must not be empty")
+                parts.append(text)
         return self.prefix_bytes + b":".join([parts[index] for index in self._order])
 
 

@@ -267,9 +267,7 @@ class Container:
 
     async def _start_local_servers(self) -> tuple[str, str]:
         if self._servers is None:
-            servers = LocalServers(self.settings.local_folder)
-            await asyncio.to_thread(servers.start)
-            self._servers = servers
+            self._servers = LocalServers(self.settings.local_folder)
         urls = await asyncio.to_thread(self._servers.start)
         return urls.mongo_url, urls.redis_url
 

@@ -1,0 +1,279 @@
+"""``fastpersist run``: import, replay, show."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .. import setup, shutdown
+from ..adapters.files import FilesBackend
+from ..contracts import Candle
+from ..errors import InvalidArgumentError
+from ..registry import Registries, registries
+from ..runner import (
+    CandleFile,
+    Engine,
+    Feed,
+    Strategy,
+    StrategyError,
+    Summary,
+    import_candles,
+    read_candle_file,
+)
+
+__all__ = ["RunOptions", "load_strategy", "run"]
+
+_REFRESH_SECONDS: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What the command line says."""
+
+    strategy: Path
+    candles: Sequence[Path]
+    symbols: Sequence[str | None]
+    exchange_name: str
+    fresh: bool
+    as_json: bool
+    files: Path | None
+    dummy: bool
+    settings: dict[str, Any]
+
+
+async def run(options: RunOptions, console: Console) -> int:
+    """Do the command and return its exit code.
+
+    Raises:
+        FastPersistError: A user's mistake or a store that fails.
+    """
+    if options.dummy and options.files is not None:
+        raise InvalidArgumentError("files", "cannot be combined with --dummy")
+    strategy, source = load_strategy(options.strategy)
+    files = [
+        read_candle_file(path, symbol)
+        for path, symbol in zip(options.candles, options.symbols, strict=True)
+    ]
+    symbols = [file.symbol for file in files]
+    if len(set(symbols)) != len(symbols):
+        raise InvalidArgumentError("symbol", f"two files are of one symbol: {', '.join(symbols)}")
+    if options.files is not None:
+        registries.use_backend(FilesBackend(options.files))
+    elif options.dummy:
+        _use_dummy(registries, files)
+    else:
+        setup(logger=logging.getLogger("fastpersist"), **options.settings)
+    try:
+        return await _run(options, console, strategy, _fingerprint(source, strategy, files), files)
+    finally:
+        await shutdown()
+
+
+def load_strategy(path: Path) -> tuple[Strategy, bytes]:
+    """Return the one strategy that a Python file defines, and the file's bytes.
+
+    Raises:
+        StrategyError: The file is missing or fails, or holds none or several strategies.
+    """
+    if not path.is_file():
+        raise StrategyError(f"no such file: {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise StrategyError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise StrategyError(f"{path} fails: {type(error).__name__}: {error}") from error
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Strategy)
+        and value.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        names = ", ".join(kind.__name__ for kind in found) or "none"
+        raise StrategyError(f"{path} has to define exactly one Strategy class, found: {names}")
+    return found[0](), path.read_bytes()
+
+
+def _fingerprint(source: bytes, strategy: Strategy, files: Sequence[CandleFile]) -> str:
+    digest = sha256(source)
+    for file in files:
+        digest.update(f"\n{file.symbol} {file.interval} {file.digest}".encode())
+    return digest.hexdigest()[:32]
+
+
+def _use_dummy(target: Registries, files: Sequence[CandleFile]) -> None:
+    target.use_dummy()
+    by_symbol = {file.symbol: file for file in files}
+    target.candle.use_persist_candle_adapter(
+        lambda symbol, interval, exchange_name: _CandlesInMemory(by_symbol[symbol])
+    )
+
+
+class _CandlesInMemory:
+    """Serves the candles of a file, so that a run without persistence has something to replay."""
+
+    def __init__(self, file: CandleFile) -> None:
+        self._places = {row["timestamp"]: place for place, row in enumerate(file.candles)}
+        self._file = file
+
+    async def wait_for_init(self, initial: bool) -> None:
+        pass
+
+    async def read_candles_data(
+        self, limit: int, since_timestamp: int, until_timestamp: int | None = None
+    ) -> list[Candle] | None:
+        place = self._places.get(since_timestamp)
+        if place is None:
+            return None
+        return list(self._file.candles[place : place + limit])
+
+    async def write_candles_data(self, candles: Sequence[Candle]) -> None:
+        pass
+
+
+async def _run(
+    options: RunOptions,
+    console: Console,
+    strategy: Strategy,
+    fingerprint: str,
+    files: Sequence[CandleFile],
+) -> int:
+    quiet = options.as_json or not console.is_terminal
+    interrupted: list[int] = []
+    with _progress(console, quiet) as progress:
+        feeds = [await _import(options, progress, file) for file in files]
+        engine = Engine(registries, strategy, feeds, options.exchange_name, fingerprint)
+        await engine.start(fresh=options.fresh)
+        _stop_on_signals(engine, interrupted)
+        resumed_from = engine.summary.resumed_from
+        if resumed_from and not options.as_json:
+            what = "is finished already" if engine.summary.is_finished else "carries on"
+            progress.console.print(
+                f"a stored run {what}: {resumed_from:,} of {engine.total_bars:,} bars were done",
+                highlight=False,
+            )
+        seconds = await _replay(engine, progress)
+    summary = engine.summary
+    if options.as_json:
+        print(json.dumps(_as_json(engine, files, seconds)))
+    else:
+        console.print(_table(summary))
+        done = summary.bars - resumed_from
+        if done and seconds:
+            console.print(
+                f"{done:,} bars and {engine.events:,} events in {seconds:.1f} s: "
+                f"{done / seconds:,.0f} bars/s, {engine.events / seconds:,.0f} events/s",
+                highlight=False,
+            )
+    if interrupted and not summary.is_finished:
+        if not options.as_json:
+            console.print("stopped in good order; the same command carries on")
+        return 128 + interrupted[0]
+    return 0
+
+
+async def _import(options: RunOptions, progress: Progress, file: CandleFile) -> Feed:
+    task = progress.add_task(f"import {file.symbol} {file.interval}", total=len(file.candles))
+    feed = await import_candles(
+        registries, options.exchange_name, file, lambda count: progress.advance(task, count)
+    )
+    gaps = feed.gaps
+    if gaps.missing and not options.as_json:
+        progress.console.print(
+            f"{file.path.name}: {gaps.missing:,} candles of {file.interval} are missing in "
+            f"{gaps.runs:,} gaps, the longest of {gaps.longest:,}",
+            highlight=False,
+        )
+    return feed
+
+
+async def _replay(engine: Engine, progress: Progress) -> float:
+    task = progress.add_task("replay", total=engine.total_bars, completed=engine.summary.bars)
+    started = last = time.monotonic()
+
+    def report(bars: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _REFRESH_SECONDS:
+            last = now
+            rate = engine.events / (now - started)
+            progress.update(task, completed=bars, description=f"replay {rate:,.0f} events/s")
+
+    await engine.run(report)
+    progress.update(task, completed=engine.summary.bars)
+    return time.monotonic() - started
+
+
+def _progress(console: Console, quiet: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=quiet,
+    )
+
+
+def _stop_on_signals(engine: Engine, interrupted: list[int]) -> None:
+    def stop(number: int) -> None:
+        interrupted.append(number)
+        engine.stop()
+
+    loop = asyncio.get_running_loop()
+    with suppress(NotImplementedError):  # Windows has no such handlers
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop, number)
+
+
+def _table(summary: Summary) -> Table:
+    table = Table(title="Result" if summary.is_finished else "Result so far")
+    table.add_column("symbol")
+    for heading in ("signals", "wins", "losses", "cancelled", "win rate", "PnL", "max drawdown"):
+        table.add_column(heading, justify="right")
+    rows = [*summary.symbols.values(), *([summary.total] if len(summary.symbols) > 1 else [])]
+    for row in rows:
+        table.add_row(
+            row.symbol,
+            str(row.signals),
+            str(row.wins),
+            str(row.losses),
+            str(row.cancelled),
+            f"{row.win_rate:.1f} %",
+            f"{row.profit:,.2f}",
+            f"{row.max_drawdown:,.2f}",
+        )
+    table.caption = f"quote currency, after fees; open positions: {summary.open_positions}"
+    return table
+
+
+def _as_json(engine: Engine, files: Sequence[CandleFile], seconds: float) -> dict[str, Any]:
+    state = engine.summary.to_state()
+    return {
+        **state,
+        "frame_name": engine.frame_name,
+        "total_bars": engine.total_bars,
+        "events": engine.events,
+        "seconds": round(seconds, 3),
+        "intervals": {file.symbol: file.interval for file in files},
+    }

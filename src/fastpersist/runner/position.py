@@ -1,0 +1,174 @@
+"""An open position on its way through the bars: the rules of the engine, without any store.
+
+Within one candle the stop loss counts before the take profit. A bar that opens beyond the stop closes
+at its open; take profit closes at its price. Levels are each 10 % of the way to take profit or stop
+loss, reached by the extremes of a bar that does not close the position by its stop. Fees are paid on
+the traded value of each side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal
+
+from ..contracts import Candle, PnL
+
+__all__ = ["Exit", "Position"]
+
+_MINUTE_MS: Final = 60_000
+_LEVELS: Final = range(10, 101, 10)
+
+
+@dataclass(slots=True)
+class Exit:
+    """How a position ended."""
+
+    reason: Literal["take_profit", "stop_loss", "time_expired"]
+    price: float
+
+
+@dataclass(slots=True)
+class Position:
+    """A position, or a limit entry that waits (``pending_at`` is 0 then).
+
+    Prices are in quote currency, ``cost`` is the value of the entry, times are ms, percentages are
+    of the price way or of the position. ``minutes`` is None without a limit of time.
+    """
+
+    id: str
+    symbol: str
+    direction: int
+    price_open: float
+    price_take_profit: float
+    price_stop_loss: float
+    minutes: float | None
+    note: str
+    cost: float
+    fee: float
+    scheduled_at: int
+    partial_level: float
+    partial_percent: float
+    pending_at: int = 0
+    remaining: float = 100.0
+    realised: float = 0.0
+    profit_levels: list[int] = field(default_factory=list)
+    loss_levels: list[int] = field(default_factory=list)
+    partials: list[dict[str, Any]] = field(default_factory=list)
+    breakeven: bool = False
+    best: float = 0.0
+    worst: float = 0.0
+
+    def to_state(self) -> dict[str, Any]:
+        """Return the position as plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any] | None) -> Position | None:
+        """Return the position of plain data, None for None."""
+        return None if state is None else cls(**state)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it gains by a rising price."""
+        return self.direction > 0
+
+    def enter(self, price: float, when: int) -> None:
+        """Turn a wish into an open position at `price`."""
+        self.price_open = price
+        self.pending_at = when
+        self.best = self.worst = price
+
+    def entry_in(self, bar: Candle) -> float | Literal["cancel"] | None:
+        """Return the price at which a waiting entry is filled by a bar.
+
+        ``cancel`` when the bar opens beyond the stop, None when its price does not trade.
+        """
+        opened = bar["open"]
+        if self.direction * (opened - self.price_stop_loss) <= 0:
+            return "cancel"
+        if self.direction * (opened - self.price_open) <= 0:
+            return opened  # the market opens at the limit or better
+        return self.price_open if bar["low"] <= self.price_open <= bar["high"] else None
+
+    def stopped_by(self, bar: Candle) -> Exit | None:
+        """Return the exit by stop loss, if the bar reaches it."""
+        extreme = bar["low"] if self.is_long else bar["high"]
+        if self.direction * (extreme - self.price_stop_loss) > 0:
+            return None
+        beyond = self.direction * (bar["open"] - self.price_stop_loss) < 0
+        return Exit("stop_loss", bar["open"] if beyond else self.price_stop_loss)
+
+    def exit_in(self, bar: Candle, closes_at: int) -> Exit | None:
+        """Return the exit of a bar that did not stop the position: take profit, else time."""
+        extreme = bar["high"] if self.is_long else bar["low"]
+        if self.direction * (extreme - self.price_take_profit) >= 0:
+            return Exit("take_profit", self.price_take_profit)
+        if self.minutes is not None and closes_at >= self.pending_at + self.minutes * _MINUTE_MS:
+            return Exit("time_expired", bar["close"])
+        return None
+
+    def reach_levels(self, bar: Candle) -> tuple[list[int], list[int]]:
+        """Note and return the profit and loss levels that the bar reaches for the first time."""
+        high, low = (bar["high"], bar["low"]) if self.is_long else (bar["low"], bar["high"])
+        self.best = max(self.best, high) if self.is_long else min(self.best, high)
+        self.worst = min(self.worst, low) if self.is_long else max(self.worst, low)
+        gained = 100 * (high - self.price_open) / (self.price_take_profit - self.price_open)
+        lost = 100 * (low - self.price_open) / (self.price_stop_loss - self.price_open)
+        profits = [
+            level for level in _LEVELS if level <= gained and level not in self.profit_levels
+        ]
+        losses = [level for level in _LEVELS if level <= lost and level not in self.loss_levels]
+        self.profit_levels += profits
+        self.loss_levels += losses
+        return profits, losses
+
+    def reach_breakeven(self, bar: Candle) -> bool:
+        """Note and say whether the bar covers the fees of both sides for the first time."""
+        extreme = bar["high"] if self.is_long else bar["low"]
+        if self.breakeven or self.return_at(extreme) < 0:
+            return False
+        self.breakeven = True
+        return True
+
+    def close_part(self, when: int) -> dict[str, Any] | None:
+        """Close the wished part when its level has been reached; return its record."""
+        if not self.partial_level or self.partials:
+            return None
+        reached = max(self.profit_levels, default=0)
+        if reached < self.partial_level:
+            return None
+        way = self.price_take_profit - self.price_open
+        price = self.price_open + way * self.partial_level / 100
+        part = min(self.partial_percent, self.remaining)
+        self.realised += self.cost * part / 100 * self.return_at(price)
+        self.remaining -= part
+        record = {
+            "type": "profit",
+            "percent": part,
+            "currentPrice": price,
+            "costBasisAtClose": self.cost,
+            "entryCountAtClose": 1,
+            "timestamp": when,
+        }
+        self.partials.append(record)
+        return record
+
+    def return_at(self, price: float) -> float:
+        """Return the gain per unit of cost if all were closed at `price`, after fees."""
+        ratio = price / self.price_open
+        return self.direction * (ratio - 1) - self.fee * (1 + ratio)
+
+    def profit_at(self, price: float) -> float:
+        """Return the profit in quote currency, closed parts included, after fees."""
+        return self.realised + self.cost * self.remaining / 100 * self.return_at(price)
+
+    def pnl(self, price: float) -> PnL:
+        """Return the figures of contract 4.2 at `price`."""
+        profit = self.profit_at(price)
+        return {
+            "pnlPercentage": 100 * profit / self.cost,
+            "priceOpen": self.price_open,
+            "priceClose": price,
+            "pnlCost": profit,
+            "pnlEntries": self.cost,
+        }
