@@ -1,7 +1,7 @@
 """Buy when the fast average of the closes crosses above the slow one, sell short below it.
 
-Take profit and stop loss stand a multiple of the recent range away; half of the position is closed on
-half of the way. Run it with::
+Take profit and stop loss stand a multiple of the recent range away; half of the position is closed
+on half of the way. Run it with::
 
     fastpersist run examples/ema_cross.py --candles BTCUSDT-1m.csv.gz
 """

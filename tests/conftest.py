@@ -1,8 +1,9 @@
 """Servers, stores and loops for the tests.
 
-Servers are started by the fixtures with the package's own ``fastpersist.local``, once for each worker;
-``FASTPERSIST_TEST_MONGO_URL`` and ``FASTPERSIST_TEST_REDIS_URL`` name others to use instead. Each
-test gets a database and a Redis prefix of its own, so that workers share servers without meeting.
+Servers are started by the fixtures with the package's own ``fastpersist.local``, once for each
+worker; ``FASTPERSIST_TEST_MONGO_URL`` and ``FASTPERSIST_TEST_REDIS_URL`` name others to use
+instead. Each test gets a database and a Redis prefix of its own, so that workers share servers
+without meeting.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Persistence for trading strategies: MongoDB is the truth, Redis caches ids, hot paths are compiled.
+"""Persistence for trading strategies: MongoDB is the truth, Redis caches its ids.
 
-``setup()`` serves the fifteen process-wide ``Persist<X>Adapter`` objects from both stores; without it
-they use files below ``./dump``. ``open()`` gives a store of its own.
+``setup()`` serves the fifteen process-wide ``Persist<X>Adapter`` objects from both stores; without
+it they use files below ``./dump``. ``open()`` gives a store of its own.
 """
 
 from __future__ import annotations

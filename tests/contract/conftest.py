@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from conftest import Place
 
+from conftest import Place
 from fastpersist.adapters.dummy import DummyBackend
 from fastpersist.adapters.files import FilesBackend
 from fastpersist.registry import Registries
@@ -31,8 +31,8 @@ async def family(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 
 @pytest.fixture
-def dummy() -> Iterator[Registries]:
+def dummy() -> Registries:
     """The registries of the family that stores nothing."""
     registries = Registries()
     registries.use_backend(DummyBackend())
-    yield registries
+    return registries

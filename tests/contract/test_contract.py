@@ -348,7 +348,7 @@ async def test_bad_names_are_refused_before_anything_is_stored(
         await family.log.write_log_data([{"id": name}])
 
 
-@pytest.mark.parametrize("when", [datetime(2025, 1, 1), "2025", None, 1.5, True])  # noqa: DTZ001
+@pytest.mark.parametrize("when", [datetime(2025, 1, 1), "2025", None, 1.5, True])
 async def test_moments_without_a_zone_are_refused(family: Registries, when: Any) -> None:
     """Decisions, Times: aware datetime or integer ms."""
     with pytest.raises(InvalidArgumentError, match="when"):

@@ -6,34 +6,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from conftest import Place
 from pymongo import AsyncMongoClient, monitoring
 from pymongo.asynchronous.database import AsyncDatabase
 from redis.asyncio import Redis
 
-
-class CommandRecorder(monitoring.CommandListener):
-    """Remembers the names of the commands that are sent, by database."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[str, str]] = []
-
-    def started(self, event: monitoring.CommandStartedEvent) -> None:
-        self.sent.append((event.database_name, event.command_name))
-
-    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
-        pass
-
-    def failed(self, event: monitoring.CommandFailedEvent) -> None:
-        pass
-
-    def of(self, database: str) -> list[str]:
-        """Return the commands sent to a database since the last :meth:`clear`."""
-        return [name for where, name in self.sent if where == database]
-
-    def clear(self) -> None:
-        self.sent.clear()
-
+from conftest import Place
+from kit import CommandRecorder
 
 _recorder = CommandRecorder()
 monitoring.register(_recorder)

@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 from bson import Int64, ObjectId
-from conftest import Place
 from pymongo.asynchronous.database import AsyncDatabase
 from redis.asyncio import Redis
 
 import fastpersist
+from conftest import Place
 from fastpersist import InvalidArgumentError, LookAheadError, Store, simulated_time
 from fastpersist.domains import DOMAINS
-
-from integration.conftest import CommandRecorder
+from kit import CommandRecorder
 
 Database = AsyncDatabase[dict[str, Any]]
 WHEN = datetime(2025, 1, 1, tzinfo=timezone.utc)
@@ -409,7 +408,8 @@ async def test_the_policy_raise_names_the_row(place: Place) -> None:
 
 async def test_partial_and_breakeven_store_their_moment(store: Store) -> None:
     earlier = WHEN - timedelta(minutes=1)
-    await store.partial.write_partial_data(*CONTEXT, "s", {"s": {"profitLevels": [10], "lossLevels": []}}, WHEN)  # fmt: skip
+    levels: Any = {"s": {"profitLevels": [10], "lossLevels": []}}
+    await store.partial.write_partial_data(*CONTEXT, "s", levels, WHEN)
     await store.breakeven.write_breakeven_data(*CONTEXT, "s", {"s": {"reached": True}}, WHEN)
     assert await store.partial.read_partial_data(*CONTEXT, "s", earlier) == {}
     assert await store.breakeven.read_breakeven_data(*CONTEXT, "s", earlier) == {}

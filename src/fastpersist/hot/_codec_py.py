@@ -35,7 +35,7 @@ _LONGEST_STEP = 80
 _PLAIN_KEY = re.compile(r"[^\W\d]\w*\Z")
 
 
-class Refusal(Exception):
+class Refusal(Exception):  # noqa: N818  # never leaves the codec
     """A value that cannot be stored; the way to it is collected while the walk unwinds."""
 
     def __init__(self, message: str) -> None:

@@ -1,10 +1,10 @@
 """A mongod and a Redis as child processes with their data in a folder of the project.
 
-Servers belong to their folder: whoever starts them first does start them, everyone after that adopts
-what is alive and answers. Each :class:`LocalServers` that is in use holds a lease (in the
-folder's state file, with its process id); the last to stop them ends the servers, and leases of processes that were
-killed count for nothing. Servers that :func:`up` started have a lease without an owner: they stay
-until :func:`down`.
+Servers belong to their folder: the first to need them starts them, everyone after that adopts what
+is alive and answers. Each :class:`LocalServers` in use holds a lease in the folder's state file;
+the last to give its lease up ends the servers, and leases of processes that were killed count for
+nothing. Servers that :func:`up` started have a lease without an owner: they stay until
+:func:`down`.
 
 A killed parent leaves the servers running; the next start adopts them, so nothing is lost. A killed
 server leaves its data; the next start lets mongod recover its journal.

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, TextIO, cast
 
@@ -180,4 +181,4 @@ def _number(path: Path, line: int, column: str, cell: str) -> float:
 def _pairs(
     rows: Sequence[tuple[int, Candle]],
 ) -> Iterator[tuple[tuple[int, Candle], tuple[int, Candle]]]:
-    return zip(rows, rows[1:], strict=False)
+    return pairwise(rows)

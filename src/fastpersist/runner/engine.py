@@ -1,10 +1,11 @@
 """The engine: replays a strategy bar by bar and keeps all of its state behind the adapters.
 
 At the close of each bar, in this order: a waiting entry is filled or cancelled; an open position is
-stopped, else reaches levels and breakeven, closes its part, takes profit or expires; then the strategy
-may answer with a signal. An entry of this bar meets the next one. All writes of a bar go through the
-redo log (:mod:`fastpersist.runner.journal`), so a run that is killed at any moment ends as if it had
-not been. Nothing depends on the wall clock: ids come from the run and the bar, times from the candles.
+stopped, else reaches levels and breakeven, closes its part, takes profit or expires; then the
+strategy may answer with a signal. An entry of this bar meets the next one. All writes of a bar go
+through the redo log (:mod:`fastpersist.runner.journal`), so a run that is killed at any moment ends
+as if it had not been. Nothing depends on the wall clock: ids come from the run and the bar, times
+from the candles.
 """
 
 from __future__ import annotations
@@ -370,7 +371,7 @@ class Engine:
         if reason:
             row["closeReason"] = reason
             row["closeTimestamp"] = when
-        self._journal.write("storage", "write_storage_data", True, [row])
+        self._journal.write_row("storage", "write_storage_data", True, row=row)
 
     def _row(self, position: Position) -> dict[str, Any]:
         row: dict[str, Any] = {
@@ -429,15 +430,17 @@ class Engine:
             "pnl", "peakProfit", "maxDrawdown", "note", "scheduledAt",
         ):  # fmt: skip
             block[name] = public[name]
-        for prefix, source in (("pnl", "pnl"), ("peakProfit", "peakProfit"), ("maxDrawdown", "maxDrawdown")):  # fmt: skip
+        for prefix in ("pnl", "peakProfit", "maxDrawdown"):
             for ending, name in (
                 ("Percentage", "pnlPercentage"), ("PriceOpen", "priceOpen"),
                 ("PriceClose", "priceClose"), ("Cost", "pnlCost"), ("Entries", "pnlEntries"),
             ):  # fmt: skip
-                block[prefix + ending] = public[source][name]
+                block[prefix + ending] = public[prefix][name]
         if kind != "signal.scheduled":
             block["pendingAt"] = public["pendingAt"]
-        self._journal.write("notification", "write_notification_data", True, [{**block, **fields}])
+        self._journal.write_row(
+            "notification", "write_notification_data", True, row={**block, **fields}
+        )
 
     def _reporter(self, lane: _Lane, when: int) -> Callable[[str, str, Sequence[Any]], None]:
         def report(domain: str, topic: str, args: Sequence[Any]) -> None:
@@ -462,7 +465,7 @@ class Engine:
                     "topic": topic,
                     "args": list(args),
                 }
-                self._journal.write("log", "write_log_data", [entry])
+                self._journal.write_row("log", "write_log_data", row=entry)
             else:
                 note = {
                     "type": "signal.info",
@@ -475,7 +478,7 @@ class Engine:
                     "note": topic,
                     "createdAt": when,
                 }
-                self._journal.write("notification", "write_notification_data", True, [note])
+                self._journal.write_row("notification", "write_notification_data", True, row=note)
 
         return report
 

@@ -9,6 +9,7 @@ are computed again from the last one, with the same outcome.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 from ..contracts import SessionData
@@ -34,7 +35,7 @@ class Journal:
         self.written = 0
         self._session = session
         self._writes: list[dict[str, Any]] = []
-        self._overlay: dict[Key, Any] = {}
+        self._overlay: dict[tuple[str, Key], Any] = {}
 
     @property
     def has_writes(self) -> bool:
@@ -47,11 +48,19 @@ class Journal:
         """Collect a call of a registry's method; later reads of `key` see `value`."""
         self._writes.append({"domain": domain, "method": method, "arguments": list(arguments)})
         if key:
-            self._overlay[(domain, *key)] = value
+            self._overlay[domain, key] = value
+
+    def write_row(self, domain: str, method: str, *context: Any, row: dict[str, Any]) -> None:
+        """Collect a row of a list; the rows of a bar are written together."""
+        for write in self._writes:
+            if write["domain"] == domain and write["arguments"][:-1] == list(context):
+                write["arguments"][-1].append(row)
+                return
+        self.write(domain, method, *context, [row])
 
     async def read(self, domain: str, method: str, *key: Any) -> Any:
         """Return what this bar wrote under `key`, else what the adapter answers."""
-        value = self._overlay.get((domain, *key), _ABSENT)
+        value = self._overlay.get((domain, key), _ABSENT)
         if value is not _ABSENT:
             return value
         return await getattr(getattr(self.registries, domain), method)(*key)
@@ -59,7 +68,9 @@ class Journal:
     def written_items(self, domain: str, *context: Any) -> dict[str, Any]:
         """Return what this bar wrote under keys that begin with `context`, by the last part."""
         return {
-            key[-1]: value for key, value in self._overlay.items() if key[:-1] == (domain, *context)
+            key[-1]: value
+            for (written_domain, key), value in self._overlay.items()
+            if written_domain == domain and key[:-1] == context
         }
 
     async def commit(self, state: dict[str, Any], when: int) -> None:
@@ -76,7 +87,7 @@ class Journal:
         await self._apply(writes)
 
     async def recover(self) -> dict[str, Any] | None:
-        """Return the last recorded state after applying its writes again, None when there is none."""
+        """Apply the writes of the last record again and return its state, None without one."""
         record = await self.registries.session.read_session_data(*self._session)
         if record is None or record.get("data") is None:
             return None
@@ -91,6 +102,12 @@ class Journal:
         )
 
     async def _apply(self, writes: list[dict[str, Any]]) -> None:
+        by_domain: dict[str, list[dict[str, Any]]] = {}
+        for write in writes:
+            by_domain.setdefault(write["domain"], []).append(write)
+        await asyncio.gather(*(self._apply_in_order(group) for group in by_domain.values()))
+
+    async def _apply_in_order(self, writes: list[dict[str, Any]]) -> None:
         for write in writes:
             registry = getattr(self.registries, write["domain"])
             await getattr(registry, write["method"])(*write["arguments"])

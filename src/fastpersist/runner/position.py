@@ -1,9 +1,9 @@
 """An open position on its way through the bars: the rules of the engine, without any store.
 
-Within one candle the stop loss counts before the take profit. A bar that opens beyond the stop closes
-at its open; take profit closes at its price. Levels are each 10 % of the way to take profit or stop
-loss, reached by the extremes of a bar that does not close the position by its stop. Fees are paid on
-the traded value of each side.
+Within one candle the stop loss counts before the take profit. A bar that opens beyond the stop
+closes at its open; take profit closes at its price. Levels are each 10 % of the way to take profit
+or stop loss, reached by the extremes of a bar that does not close the position by its stop. Fees
+are paid on the traded value of each side.
 """
 
 from __future__ import annotations

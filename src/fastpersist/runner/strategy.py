@@ -33,7 +33,7 @@ class Signal:
         price_stop_loss: Price in quote currency at which it closes with a loss.
         price_open: Limit price to wait for; None enters at the close of the current bar.
         minute_estimated_time: Life time in minutes; infinite for none.
-        partial_exit_level: Percent of the way to take profit at which a part is closed; 0 for never.
+        partial_exit_level: Percent of the way to take profit that closes a part; 0 for never.
         partial_exit_percent: How much of the position that part is.
         note: Reason, for people.
     """

@@ -131,7 +131,8 @@ class RedisService:
             server = await self._client.info("server")
         except ResponseError:
             return  # INFO may be forbidden by an access list; a plain server is assumed
-        if server.get("redis_mode") == "cluster" and not self._is_cluster:
+        mode = server.get("redis_mode") or server.get("server_mode")  # the second is Valkey's
+        if mode == "cluster" and not self._is_cluster:
             await self._client.aclose()
             self._client = RedisCluster.from_url(
                 self._url,
