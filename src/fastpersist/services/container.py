@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Generic, TypeVar, overload
@@ -228,14 +230,21 @@ class Container:
                 hint="open a store of its own there with fastpersist.open(), "
                 "or await fastpersist.shutdown() in the first loop",
             )
-        # The old loop is gone, or this is a forked child: its sockets are not ours to close.
+        # The old loop is gone, or this is a forked child that shares its parent's sockets.
         self._pid = os.getpid()
+        self._abandon_clients()
+
+    def _abandon_clients(self) -> None:
         kept = {"logger_service": self.logger_service, **self._overrides}
-        self._made.clear()
+        # Closing needs the loop that is gone: dropping the clients has to close their sockets.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            self._made.clear()
+            self._own_db.clear()
+            self._own_starts.clear()
+            self._start = Singleshot(self._connect)
+            gc.collect()
         self._made.update(kept)
-        self._own_db.clear()
-        self._own_starts.clear()
-        self._start = Singleshot(self._connect)
 
     async def _connect(self) -> None:
         mongo_url, redis_url = self.settings.mongo_url, self.settings.redis_url
@@ -318,6 +327,8 @@ class Container:
                 if close is not None:
                     with suppress(FastPersistError):
                         await close()
+        else:
+            self._abandon_clients()
         self._made.clear()
         self._ids.clear()
         if self._servers is not None:
