@@ -239,9 +239,7 @@ class LocalServers:
     def _release(self, is_released: Callable[[list[Any]], bool]) -> bool:
         with self._locked() as state:
             leases = [row for row in _living(state.get("leases", [])) if not is_released(row)]
-            running = [
-                server.adopt(state.get(server.name, {})) for server in (self.redis, self.mongod)
-            ]
+            running = [self._is_found(server, state) for server in (self.redis, self.mongod)]
             if not leases:
                 self._stop_servers()
             self._write_state(leases)
@@ -252,9 +250,7 @@ class LocalServers:
         if not self._folder.is_dir():
             return None
         with self._locked() as state:
-            alive = [
-                server.adopt(state.get(server.name, {})) for server in (self.mongod, self.redis)
-            ]
+            alive = [self._is_found(server, state) for server in (self.mongod, self.redis)]
         return self.urls if all(alive) else None
 
     def __enter__(self) -> LocalUrls:
@@ -279,10 +275,13 @@ class LocalServers:
     ) -> None:
         await asyncio.to_thread(self.stop)
 
+    @staticmethod
+    def _is_found(server: Server, state: dict[str, Any]) -> bool:
+        return server.is_running() or server.adopt(state.get(server.name, {}))
+
     def _adopt_or_start(self, server: Server, state: dict[str, Any]) -> None:
-        known = state.get(server.name, {})
-        if not server.is_running() and not server.adopt(known):
-            server.port = int(known.get("port", 0))
+        if not self._is_found(server, state):
+            server.port = int(state.get(server.name, {}).get("port", 0))
             server.start(self._timeout)
         elif not server.wait_until_it_answers(time.monotonic() + self._timeout):
             server.stop()

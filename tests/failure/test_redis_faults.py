@@ -1,0 +1,156 @@
+"""Redis absent, slow, stopped and started again: speed may suffer, answers may not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+import fastpersist
+from conftest import Place
+from fastpersist import Store
+from fastpersist.local import LocalServers
+from kit import eventually
+
+# The drivers leave a socket to the collector when a call ends while it connects.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
+CALLS, WORKERS = 10_000, 40
+
+
+class Warnings:
+    """A four-method logger that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+
+    def log(self, topic: str, *args: Any) -> None:
+        self.events.append(("log", topic))
+
+    def debug(self, topic: str, *args: Any) -> None:
+        pass
+
+    def info(self, topic: str, *args: Any) -> None:
+        self.events.append(("info", topic))
+
+    def warn(self, topic: str, *args: Any) -> None:
+        self.events.append(("warn", topic))
+
+
+class Mixed:
+    """Calls of several domains whose answers are known, since each worker has keys of its own."""
+
+    def __init__(self, store: Store, worker: int) -> None:
+        self._store = store
+        self._worker = f"worker-{worker}"
+        self._choice = random.Random(worker)
+        self._states: dict[str, int] = {}
+        self._memories: dict[str, int] = {}
+        self._rows: dict[str, int] = {}
+
+    async def call(self, number: int) -> None:
+        """Make one call and compare its answer."""
+        store, owner, key = self._store, self._worker, f"k{self._choice.randrange(12)}"
+        kind = self._choice.randrange(8)
+        if kind == 0:
+            await store.state.write_state_data(owner, key, {"data": number}, number)
+            self._states[key] = number
+        elif kind in (1, 2, 3):
+            answer = await store.state.read_state_data(owner, key)
+            assert (answer and answer["data"]) == self._states.get(key), key
+        elif kind == 4:
+            entry: Any = {"priority": 1, "data": number, "removed": False, "index": key}
+            await store.memory.write_memory_data(owner, "b", key, entry, number)
+            self._memories[key] = number
+        elif kind == 5:
+            found = await store.memory.read_memory_data(owner, "b", key)
+            assert (found and found["data"]) == self._memories.get(key), key
+        elif kind == 6:
+            await store.memory.remove_memory_data(owner, "b", key)
+            self._memories.pop(key, None)
+        else:
+            assert await store.signal.read_signal_data(owner, "never", "written") is None
+
+
+async def test_mixed_calls_while_redis_comes_and_goes(own_servers: LocalServers) -> None:
+    logger = Warnings()
+    urls = own_servers.urls
+    remaining = iter(range(CALLS))
+    redis = own_servers.redis
+    outages = 0
+
+    async def work(store: Store, worker: int) -> None:
+        mixed = Mixed(store, worker)
+        for number in remaining:
+            await mixed.call(number)
+
+    async def disturb(workers: asyncio.Future[Any]) -> None:
+        nonlocal outages
+        while not workers.done():
+            await asyncio.sleep(0.4)
+            await asyncio.to_thread(redis.kill if outages % 2 else redis.stop)
+            outages += 1
+            await asyncio.sleep(0.4)
+            await asyncio.to_thread(redis.start)
+
+    async with fastpersist.open(
+        mongo_url=urls.mongo_url, redis_url=urls.redis_url, logger=logger
+    ) as store:
+        workers = asyncio.gather(*(work(store, worker) for worker in range(WORKERS)))
+        await asyncio.gather(workers, disturb(workers))
+        assert outages >= 3
+
+        async def is_back() -> bool:
+            return store.container.redis_service.is_available
+
+        await eventually(is_back)
+        await store.state.write_state_data("healed", "b", {"data": 1}, 1)
+    async with Redis.from_url(urls.redis_url) as client:
+        assert await client.exists("state_cache:healed:b") == 1
+    downs = [topic for level, topic in logger.events if level == "warn"]
+    backs = [topic for level, topic in logger.events if level == "info"]
+    # One line for each change of state, and they take turns.
+    assert 1 <= len(downs) <= outages
+    assert len(backs) == len(downs)
+
+
+async def test_a_redis_that_hangs_costs_a_few_budgets_and_no_call(
+    own_servers: LocalServers,
+) -> None:
+    urls = own_servers.urls
+    async with fastpersist.open(
+        mongo_url=urls.mongo_url, redis_url=urls.redis_url, redis_timeout=0.05
+    ) as store:
+        await store.state.write_state_data("s", "b", {"data": 1}, 1)
+        os.kill(own_servers.redis.pid, signal.SIGSTOP)
+        try:
+            for number in range(200):
+                await store.state.write_state_data("s", f"b{number}", {"data": number}, 1)
+                assert await store.state.read_state_data("s", f"b{number}") == {"data": number}
+            assert not store.container.redis_service.is_available
+        finally:
+            os.kill(own_servers.redis.pid, signal.SIGCONT)
+
+        async def is_back() -> bool:
+            return store.container.redis_service.is_available
+
+        await eventually(is_back)
+
+
+async def test_a_store_starts_without_redis(place: Place) -> None:
+    logger = Warnings()
+    async with place.open(redis_url="redis://127.0.0.1:1/0", logger=logger) as store:
+        await store.state.write_state_data("s", "b", {"data": 1}, 1)
+        assert await store.state.read_state_data("s", "b") == {"data": 1}
+    assert [level for level, _ in logger.events] == ["warn"]
+
+
+async def test_a_map_without_redis_fails_and_names_it(place: Place) -> None:
+    async with place.open(redis_url="redis://127.0.0.1:1/0") as store:
+        with pytest.raises(fastpersist.StoreUnavailableError, match="redis"):
+            await store.container.state_cache_service.size()
