@@ -271,6 +271,7 @@ def _as_json(engine: Engine, files: Sequence[CandleFile], seconds: float) -> dic
     state = engine.summary.to_state()
     return {
         **state,
+        "resumed_from": engine.summary.resumed_from,
         "frame_name": engine.frame_name,
         "total_bars": engine.total_bars,
         "events": engine.events,

@@ -69,8 +69,10 @@ class Summary:
         self.total.cancelled += 1
 
     def to_state(self) -> dict[str, Any]:
-        """Return the results as plain data."""
-        return asdict(self)
+        """Return the results as plain data, the same whether the run was interrupted or not."""
+        state = asdict(self)
+        del state["resumed_from"]
+        return state
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Summary:

@@ -1,0 +1,93 @@
+"""Runs that are killed with SIGKILL end as if they had not been."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pymongo import MongoClient
+
+from candle_rows import random_walk, write_csv
+from conftest import Place
+
+STRATEGY = Path(__file__).parent.parent / "strategies" / "busy.py"
+KILLS, BARS = 20, 500
+OWN_FIELDS = ("_id", "createDate", "updatedDate")
+
+
+def command(place: Place, candles: Path, database: str) -> subprocess.Popen[str]:
+    """Start a run of the busy strategy."""
+    environ = {
+        **os.environ,
+        "FASTPERSIST_MONGO_URL": place.servers.database_url(database),
+        "FASTPERSIST_REDIS_URL": place.servers.redis_url,
+        "FASTPERSIST_REDIS_PREFIX": f"{database}:",
+    }
+    arguments = ("-m", "fastpersist", "run", str(STRATEGY), "--candles", str(candles), "--json")
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[dict[str, Any], float]:
+    """Return the summary of a run that ends by itself, and how many seconds it took."""
+    started = time.monotonic()
+    output, errors = process.communicate(timeout=150)
+    assert process.returncode == 0, errors
+    result: dict[str, Any] = json.loads(output)
+    return result, time.monotonic() - started
+
+
+def stored(place: Place, database: str) -> dict[str, list[Any]]:
+    """Return what all collections hold, without what differs between any two runs."""
+    content: dict[str, list[Any]] = {}
+    with MongoClient[dict[str, Any]](place.servers.mongo_url) as client:
+        for name in sorted(client[database].list_collection_names()):
+            rows = [
+                {field: value for field, value in row.items() if field not in OWN_FIELDS}
+                for row in client[database][name].find()
+            ]
+            content[name] = sorted(rows, key=lambda row: json.dumps(row, default=str))
+    return content
+
+
+def test_a_run_killed_twenty_times_ends_like_an_undisturbed_one(
+    place: Place, tmp_path: Path
+) -> None:
+    choice = random.Random(20)
+    candles = tmp_path / "ABC-1m.csv.gz"
+    write_csv(candles, random_walk(BARS, seed=4))
+    undisturbed_database = f"{place.name}u"
+    try:
+        undisturbed, lasted = finish(command(place, candles, undisturbed_database))
+        again, to_start = finish(command(place, candles, undisturbed_database))
+        assert again["resumed_from"] == again["bars"] == undisturbed["bars"]
+        for _ in range(KILLS):
+            process = command(place, candles, place.name)
+            # From the middle of the start on, and some steps below what a whole run takes.
+            time.sleep(choice.uniform(0.5 * to_start, to_start + (lasted - to_start) / 8))
+            process.kill()
+            process.communicate()
+        disturbed, _ = finish(command(place, candles, place.name))
+        expected, found = stored(place, undisturbed_database), stored(place, place.name)
+    finally:
+        with MongoClient[dict[str, Any]](place.servers.mongo_url) as client:
+            client.drop_database(undisturbed_database)
+    assert disturbed["resumed_from"] > 0
+    for name in ("symbols", "bars", "open_positions", "is_finished", "total_bars", "frame_name"):
+        assert disturbed[name] == undisturbed[name], name
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert found[name] == expected[name], name
+    for name in ("storage-items", "partial-items", "breakeven-items", "memory-items", "log-items"):
+        assert len(expected[name]) > 5, name
