@@ -49,6 +49,17 @@ _ANY_OWNER: Final = 0
 _ALREADY_INITIALIZED: Final = 23
 
 
+# Servers may outlive the object that started them, and still have to be reaped if they end first.
+_children: Final[list[subprocess.Popen[bytes]]] = []
+
+
+@atexit.register
+def _leave_children_to_init() -> None:
+    for child in _children:
+        if child.poll() is None:
+            child.returncode = 0
+
+
 @dataclass(frozen=True, slots=True)
 class LocalUrls:
     """Where local servers listen."""
@@ -82,7 +93,7 @@ class Server:
 
     def adopt(self, state: dict[str, Any]) -> bool:
         """Take over a server that another process started; say whether it is alive."""
-        self.pid, self.port = int(state.get("pid", 0)), int(state.get("port", 0))
+        self.pid, self.port = state.get("pid", 0), state.get("port", 0)
         self._birth = str(state.get("birth", ""))
         return self.is_running()
 
@@ -104,6 +115,7 @@ class Server:
         wanted = self.port
         for attempt in range(_PORT_ATTEMPTS):
             self.port = wanted if wanted and attempt == 0 else _free_port()
+            _children[:] = [child for child in _children if child.poll() is None]
             with self.log.open("ab") as log:
                 # A session of its own keeps the terminal's Ctrl-C away from the servers.
                 self._process = subprocess.Popen(
@@ -113,6 +125,7 @@ class Server:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
+            _children.append(self._process)
             self.pid = self._process.pid
             self._birth = _birth_of(self.pid)
             if self.wait_until_it_answers(deadline):
@@ -214,10 +227,10 @@ class LocalServers:
                 self._adopt_or_start(self.redis, state)
                 self._initiate_replica_set()
             except BaseException:
-                if not _living(state.get("leases", [])):
+                if not _living(state["leases"]):
                     self._stop_servers()
                 raise
-            leases = _living(state.get("leases", []))
+            leases = _living(state["leases"])
             owner = _ANY_OWNER if detached else os.getpid()
             lease = [owner, _birth_of(owner), "" if detached else self._token]
             if lease not in leases:
@@ -238,7 +251,7 @@ class LocalServers:
 
     def _release(self, is_released: Callable[[list[Any]], bool]) -> bool:
         with self._locked() as state:
-            leases = [row for row in _living(state.get("leases", [])) if not is_released(row)]
+            leases = [row for row in _living(state["leases"]) if not is_released(row)]
             running = [self._is_found(server, state) for server in (self.redis, self.mongod)]
             if not leases:
                 self._stop_servers()
@@ -281,14 +294,14 @@ class LocalServers:
 
     def _adopt_or_start(self, server: Server, state: dict[str, Any]) -> None:
         if not self._is_found(server, state):
-            server.port = int(state.get(server.name, {}).get("port", 0))
+            server.port = state.get(server.name, {}).get("port", 0)
             server.start(self._timeout)
         elif not server.wait_until_it_answers(time.monotonic() + self._timeout):
             server.stop()
             server.start(self._timeout)
         # Written at once: a parent killed in the middle of a start must leave a trace of it.
         state[server.name] = server.state()
-        self._write_state(_living(state.get("leases", [])))
+        self._write_state(_living(state["leases"]))
 
     def _stop_servers(self) -> None:
         for server in (self.redis, self.mongod):
@@ -368,7 +381,7 @@ class LocalServers:
                 state = json.loads((self._folder / "state.json").read_text())
             except (OSError, ValueError):
                 state = {}
-            yield state if isinstance(state, dict) else {}
+            yield _checked_state(state)
 
     def _write_state(self, leases: list[list[Any]]) -> None:
         state = {
@@ -401,6 +414,29 @@ def down(folder: str | os.PathLike[str] = DEFAULT_FOLDER) -> bool:
 def status(folder: str | os.PathLike[str] = DEFAULT_FOLDER) -> LocalUrls | None:
     """Return where the folder's servers listen, None when they do not run."""
     return LocalServers(folder).status()
+
+
+def _checked_state(state: Any) -> dict[str, Any]:
+    """Return what is usable of a state file; a damaged one only costs finding the servers."""
+    if not isinstance(state, dict):
+        state = {}
+    servers = {
+        name: row
+        for name in ("mongod", "redis")
+        if isinstance(row := state.get(name), dict)
+        and isinstance(row.get("pid"), int)
+        and isinstance(row.get("port"), int)
+    }
+    leases = state.get("leases")
+    rows = leases if isinstance(leases, list) else []
+    return {
+        **servers,
+        "leases": [
+            row
+            for row in rows
+            if isinstance(row, list) and len(row) == 3 and isinstance(row[0], int)
+        ],
+    }
 
 
 def _living(leases: list[list[Any]]) -> list[list[Any]]:
