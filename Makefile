@@ -26,6 +26,8 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.dev
+	$(BIN)/python -m pytest benchmarks/test_hot.py --benchmark-columns=median,iqr,rounds \
+	  --benchmark-sort=fullname -o addopts= -p no:xdist
 	$(BIN)/python benchmarks/run.py
 
 up: $(VENV)/.demo

@@ -195,7 +195,7 @@ def declare_entry_domain(
                 name,
                 Shape.ENTRY,
                 collection,
-                (*fields, Field(key)),
+                (*fields, *_fields((key,), "key")),
                 len(fields),
                 f"data/{name}/{_joined(fields)}/{{{key}}}.json",
                 has_when=has_when,
@@ -234,7 +234,7 @@ def declare_list_domain(
                 name,
                 Shape.LIST,
                 collection,
-                (*fields, Field(key)),
+                (*fields, *_fields((key,), "key")),
                 len(fields),
                 f"data/{name}/{_joined(fields)}/{{{key}}}.json",
                 row_id=row_id,
@@ -297,12 +297,12 @@ def _domain(
     )
 
 
-def _fields(context: Iterable[str | Field]) -> tuple[Field, ...]:
+def _fields(context: Iterable[str | Field], argument: str = "context") -> tuple[Field, ...]:
     fields = tuple(field if isinstance(field, Field) else Field(field) for field in context)
     reserved = {"_id", "payload", "removed", "when", "createDate", "updatedDate", "__v"}
     for field in fields:
         if not field.stored.isidentifier() or field.stored in reserved:
-            raise ConfigurationError("context", f"{field.stored!r:.60} cannot name a key field")
+            raise ConfigurationError(argument, f"{field.stored!r:.60} cannot name a key field")
     return fields
 
 

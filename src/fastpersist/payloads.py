@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any, Final
 
@@ -49,7 +49,10 @@ def checked_candles(candles: Sequence[Candle], step: int, now: int) -> list[Cand
     Raises:
         InvalidCandleError: A candle misses a figure, has one that is not a finite number, lies
             off the grid of `step`, or contradicts itself. No candle is stored then.
+        InvalidArgumentError: `candles` is no list.
     """
+    if isinstance(candles, (str, bytes, Mapping)) or not isinstance(candles, Iterable):
+        raise InvalidArgumentError("candles", f"expected a list, got {type(candles).__name__}")
     closed: list[Candle] = []
     for row, candle in enumerate(candles):
         if not isinstance(candle, Mapping):
@@ -152,10 +155,10 @@ def checked_positions(positions: Any) -> list[Any]:
 
 def checked_rows(
     rows: Any, argument: str, row_id: str, *, first_wins: bool
-) -> dict[str, Mapping[str, Any]]:
-    """Return list rows by their id, in order; of several with one id the last counts.
+) -> tuple[dict[str, Mapping[str, Any]], Sequence[int]]:
+    """Return list rows by their id, in order, and the place of each in `rows`.
 
-    With `first_wins` the first counts instead.
+    Of several rows with one id the last counts; with `first_wins` the first.
 
     Raises:
         InvalidArgumentError: A row is not a mapping or its id is not a text with a character.
@@ -178,7 +181,12 @@ def checked_rows(
                 continue
             del by_id[identity]
         by_id[identity] = row
-    return by_id
+    if len(by_id) == len(rows):
+        return by_id, range(len(rows))
+    places: dict[str, int] = {}
+    for index in range(len(rows))[:: -1 if first_wins else 1]:
+        places[rows[index][row_id]] = index
+    return by_id, [places[identity] for identity in by_id]
 
 
 def _default_multiplier() -> float:

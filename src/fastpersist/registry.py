@@ -145,16 +145,19 @@ class Registry(Generic[InstanceT]):
         self.clear()
 
     async def _ready(self, *context: Any) -> InstanceT:
-        try:
-            instance = self._memo.get(context)
-        except TypeError:
-            raise InvalidArgumentError("context", "a field is not hashable") from None
+        instance = self._find(context)
         if instance is not None:
             await instance.wait_for_init(False)
             return instance
         instance = self._memo[context] = self._factory(*context)
         await self._initialise(instance, context, True)
         return instance
+
+    def _find(self, context: tuple[Any, ...]) -> InstanceT | None:
+        try:
+            return self._memo.get(context)
+        except TypeError:
+            raise InvalidArgumentError("context", "a field is not hashable") from None
 
     async def _initialise(
         self, instance: InstanceT, context: tuple[Any, ...], initial: bool
@@ -167,7 +170,7 @@ class Registry(Generic[InstanceT]):
             raise
 
     async def _wait_for_init(self, context: tuple[Any, ...], initial: bool) -> None:
-        instance = self._memo.get(context)
+        instance = self._find(context)
         if instance is not None:
             await instance.wait_for_init(False)
             return
@@ -175,7 +178,8 @@ class Registry(Generic[InstanceT]):
         await self._initialise(instance, context, initial)
 
     def _dispose(self, *context: Any) -> None:
-        self._memo.pop(context, None)
+        if self._find(context) is not None:
+            del self._memo[context]
 
 
 class CandleRegistry(Registry[PersistCandleInstance]):

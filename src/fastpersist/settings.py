@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, Final, get_args
 from urllib.parse import quote, urlsplit
@@ -74,8 +75,8 @@ class Settings:
             _check_mongo_url("mongo_url", self.mongo_url)
         if self.redis_url is not None:
             _check_redis_url("redis_url", self.redis_url)
-        if not isinstance(self.redis_prefix, str):
-            raise ConfigurationError("redis_prefix", "must be a text")
+        if not isinstance(self.redis_prefix, str) or not _is_utf8(self.redis_prefix):
+            raise ConfigurationError("redis_prefix", "must be a text that UTF-8 can hold")
         for name in ("redis_timeout", "start_timeout", "operation_timeout"):
             seconds = getattr(self, name)
             if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
@@ -94,12 +95,21 @@ class Settings:
             raise ConfigurationError(
                 "write_concern", "0 means unacknowledged: such a write cannot be promised"
             )
+        if self.write_concern == "" or (
+            isinstance(self.write_concern, int) and self.write_concern < 0
+        ):
+            raise ConfigurationError("write_concern", "must be at least 1, or name a tag")
         if not isinstance(self.journal, (bool, type(None))):
             raise ConfigurationError("journal", "must be a bool or None")
+        if not isinstance(self.whole_doubles_to_int, bool):
+            raise ConfigurationError("whole_doubles_to_int", "must be a bool")
         if self.look_ahead not in get_args(LookAheadPolicy):
             known = ", ".join(get_args(LookAheadPolicy))
             raise ConfigurationError("look_ahead", f"must be one of {known}")
-        object.__setattr__(self, "local_folder", Path(self.local_folder))
+        try:
+            object.__setattr__(self, "local_folder", Path(self.local_folder))
+        except TypeError:
+            raise ConfigurationError("local_folder", "must be a path") from None
 
     @property
     def is_local(self) -> bool:
@@ -147,18 +157,35 @@ def _add_node_settings(values: dict[str, Any], environ: Mapping[str, str]) -> No
 def _node_redis_url(environ: Mapping[str, str]) -> str:
     host = environ.get("CC_REDIS_HOST") or _NODE_REDIS_HOST
     port = environ.get("CC_REDIS_PORT") or str(_NODE_REDIS_PORT)
-    if not port.isdecimal() or not 0 < int(port) < 65536:
+    if not (port.isascii() and port.isdecimal() and len(port) <= 5 and 0 < int(port) < 65536):
         raise ConfigurationError("CC_REDIS_PORT", f"not a port: {port!r:.20}")
-    if any(character in host for character in "/@? #"):
+    address = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not address or any(character in "/@?#[]\\" or character.isspace() for character in address):
         raise ConfigurationError("CC_REDIS_HOST", "not a host name or address")
-    if ":" in host and not host.startswith("["):
-        host = f"[{host}]"
+    if ":" in address:
+        try:
+            host = f"[{IPv6Address(address)}]"
+        except ValueError:
+            raise ConfigurationError(
+                "CC_REDIS_HOST", "not a host name or address", hint="the port is CC_REDIS_PORT"
+            ) from None
+    for variable in ("CC_REDIS_USER", "CC_REDIS_PASSWORD"):
+        if not _is_utf8(environ.get(variable, "")):
+            raise ConfigurationError(variable, "not a text in UTF-8")
     user = quote(environ.get("CC_REDIS_USER", ""), safe="")
     password = quote(environ.get("CC_REDIS_PASSWORD", ""), safe="")
     if user and not password:
         raise ConfigurationError("CC_REDIS_PASSWORD", "missing, while CC_REDIS_USER is set")
     credentials = f"{user}:{password}@" if password else ""
     return f"redis://{credentials}{host}:{port}/0"
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_mongo_url(setting: str, url: object) -> None:
@@ -168,6 +195,8 @@ def _check_mongo_url(setting: str, url: object) -> None:
     )
     if not isinstance(url, str):
         raise ConfigurationError(setting, f"must be a text, got {type(url).__name__}", hint=hint)
+    if not _is_utf8(url):
+        raise ConfigurationError(setting, "not a text in UTF-8", hint=hint)
     if url.startswith("mongodb+srv://"):
         return  # parsing one needs DNS, which belongs to connecting
     if not url.startswith("mongodb://"):
@@ -185,6 +214,8 @@ def _check_redis_url(setting: str, url: object) -> None:
     hint = "expected redis://, rediss:// or unix://, for example redis://:password@host:6379/0"
     if not isinstance(url, str):
         raise ConfigurationError(setting, f"must be a text, got {type(url).__name__}", hint=hint)
+    if not _is_utf8(url):
+        raise ConfigurationError(setting, "not a text in UTF-8", hint=hint)
     try:
         parts = urlsplit(url)
         port = parts.port

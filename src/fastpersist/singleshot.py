@@ -27,11 +27,14 @@ class Singleshot(Generic[T]):
     def is_done(self) -> bool:
         """Whether a run has succeeded."""
         task = self._task
-        return task is not None and task.done()
+        return (
+            task is not None and task.done() and not task.cancelled() and task.exception() is None
+        )
 
     async def __call__(self) -> T:
         task = self._task
-        if task is None:
+        # A failure is forgotten by a callback, which runs a moment after the task has ended.
+        if task is None or (task.done() and not self.is_done):
             task = self._task = asyncio.ensure_future(self._run())
             task.add_done_callback(self._forget_failure)
         return await asyncio.shield(task)

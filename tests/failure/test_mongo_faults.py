@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 import fastpersist
 from fastpersist import StoreUnavailableError
 from fastpersist.local import LocalServers
+from kit import eventually
 
 # The drivers leave a socket to the collector when a call ends while it connects.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
@@ -52,7 +53,7 @@ async def test_acknowledged_writes_survive_a_killed_mongod(own_servers: LocalSer
             else:
                 candles_acknowledged += 50
 
-    async def count_of_all() -> int:
+    def count_of_all() -> int:
         return sum(sum(keys.values()) for keys in acknowledged)
 
     async with fastpersist.open(
@@ -62,11 +63,14 @@ async def test_acknowledged_writes_survive_a_killed_mongod(own_servers: LocalSer
         tasks.append(asyncio.create_task(write_candles(store)))
         for _ in range(3):
             await asyncio.sleep(1.0)
-            before = await count_of_all()
+            before = count_of_all()
+
+            async def goes_on(before: int = before) -> bool:
+                return count_of_all() > before
+
             await asyncio.to_thread(own_servers.mongod.kill)
             await asyncio.to_thread(own_servers.start)
-            while await count_of_all() == before:
-                await asyncio.sleep(0.05)
+            await eventually(goes_on, seconds=60)
         is_over = True
         await asyncio.gather(*tasks)
     assert candles_acknowledged

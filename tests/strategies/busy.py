@@ -16,9 +16,7 @@ class Busy(Strategy):
             return None
         asked = ctx.state("asked")
         count = await asked.read(default=0) + 1
-        if count % 3 == 0:
-            asked.write(count)
-        elif await ctx.interval("ticks").once(f"{ctx.symbol} {ctx.when:%Y%m%d%H%M}"):
+        if await ctx.interval("ticks").once(f"{ctx.symbol} {ctx.when:%Y%m%d%H%M}"):
             asked.write(count)
         if count % 4:
             return None

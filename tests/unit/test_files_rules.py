@@ -56,9 +56,6 @@ def files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.json"))
 
 
-# Paths
-
-
 async def test_every_domain_has_the_path_of_the_layout(family: Registries, folder: Path) -> None:
     """Contract 5.1."""
     await family.candle.write_candles_data(*CANDLES, [candle(0)])
@@ -164,9 +161,6 @@ async def test_unencodable_and_mistyped_keys_are_refused(domain: Domain, folder:
             await backend.read_value(domain, key, None)
 
 
-# Contexts that share a file
-
-
 async def test_joined_names_never_show_the_row_of_another_context(family: Registries) -> None:
     row: Any = {"symbol": "X", "strategyName": "b", "exchangeName": "c_d", "frameName": ""}
     for domain in ("signal", "schedule"):
@@ -213,9 +207,6 @@ async def test_a_null_file_belongs_to_every_context(family: Registries) -> None:
     await family.signal.write_signal_data("X", "b_c", "d", {"strategyName": "b_c"})
     assert await family.signal.read_signal_data("X", "b_c", "d") is not None
     assert await family.signal.read_signal_data("X", "b", "c_d") is None
-
-
-# Broken files and initialisation
 
 
 async def test_start_moves_broken_files_aside_and_reports(
@@ -317,9 +308,6 @@ async def test_a_start_does_not_read_candle_files(
     assert read == []
 
 
-# Candles
-
-
 async def test_candle_files_hold_exactly_the_six_fields(family: Registries, folder: Path) -> None:
     more: Any = {**candle(0, volume=1e-8), "extra": 1}
     await family.candle.write_candles_data(*CANDLES, [more])
@@ -374,9 +362,6 @@ async def test_other_figures_for_stored_candles_are_counted_once(
     assert caplog.messages[0].startswith("50 candles keep their first figures")
     expected = first + second[50:]
     assert await family.candle.read_candles_data(*CANDLES, 200, MS) == expected
-
-
-# Lists
 
 
 def test_natural_order_is_the_observed_one() -> None:
@@ -454,9 +439,6 @@ async def test_nothing_is_written_when_one_row_is_refused(family: Registries, fo
     assert files(folder) == []
 
 
-# Entries
-
-
 async def test_removal_rewrites_the_entry_in_place(family: Registries, folder: Path) -> None:
     """Contract 5.5, Soft removal; numbers that Node wrote stay as they are."""
     await family.measure.read_measure_data("b", "k")
@@ -486,9 +468,6 @@ async def test_when_comes_back_as_int(family: Registries, folder: Path) -> None:
     read: Any = await family.state.read_state_data("s", "b")
     assert read == {"data": 1, "when": MS}
     assert type(read["when"]) is int
-
-
-# Look-ahead
 
 
 async def fill(family: Registries) -> None:
@@ -548,9 +527,6 @@ async def test_rows_without_a_moment_are_always_visible(family: Registries) -> N
         assert await family.partial.read_partial_data(*CONTEXT, "s")
         assert await family.state.read_state_data("s", "b")
         assert await family.interval.read_interval_data("b", "k")
-
-
-# Declared domains
 
 
 async def test_a_domain_whose_rows_lie_in_several_directories_can_hold_values(

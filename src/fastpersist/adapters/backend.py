@@ -63,9 +63,16 @@ class Backend(Protocol):
         """Return the rows of a list, in the family's order."""
 
     async def write_rows(
-        self, domain: Domain, context: Key, rows: Mapping[str, Mapping[str, Any]]
+        self,
+        domain: Domain,
+        context: Key,
+        rows: Mapping[str, Mapping[str, Any]],
+        places: Sequence[int] | None = None,
     ) -> None:
-        """Store the rows, given by their id."""
+        """Store the rows, given by their id; errors name a row by its place in the caller's list.
+
+        `places` has it for each row; None counts them.
+        """
 
     async def read_candles(
         self, domain: Domain, context: Key, since: int, step: int, limit: int

@@ -90,11 +90,15 @@ class DualStoreBackend:
         return rows
 
     async def write_rows(
-        self, domain: Domain, context: Key, rows: Mapping[str, Mapping[str, Any]]
+        self,
+        domain: Domain,
+        context: Key,
+        rows: Mapping[str, Mapping[str, Any]],
+        places: Sequence[int] | None = None,
     ) -> None:
         stored: dict[str, Any] = {}
-        for position, (row_id, row) in enumerate(rows.items()):
-            stored[row_id], _ = normalise(row, f"{domain.rows_argument}[{position}]")
+        for place, (row_id, row) in zip(places or range(len(rows)), rows.items(), strict=True):
+            stored[row_id], _ = normalise(row, f"{domain.rows_argument}[{place}]")
         await self._container.db(domain).upsert_rows(context, stored)
 
     async def read_candles(

@@ -56,7 +56,11 @@ class DummyBackend:
         return []
 
     async def write_rows(
-        self, domain: Domain, context: Key, rows: Mapping[str, Mapping[str, Any]]
+        self,
+        domain: Domain,
+        context: Key,
+        rows: Mapping[str, Mapping[str, Any]],
+        places: Sequence[int] | None = None,
     ) -> None:
         pass
 

@@ -209,7 +209,11 @@ class FilesBackend:
         return await asyncio.to_thread(read)
 
     async def write_rows(
-        self, domain: Domain, context: Key, rows: Mapping[str, Mapping[str, Any]]
+        self,
+        domain: Domain,
+        context: Key,
+        rows: Mapping[str, Mapping[str, Any]],
+        places: Sequence[int] | None = None,
     ) -> None:
         """Store the rows, given by their id; nothing is written if one of them is refused.
 
@@ -223,15 +227,15 @@ class FilesBackend:
         layout = _layout(domain)
         argument = "entries" if domain.name == "log" else "rows"
         texts: dict[str, bytes] = {}
-        for position, (row_id, row) in enumerate(rows.items()):
+        for place, (row_id, row) in zip(places or range(len(rows)), rows.items(), strict=True):
             try:
                 path = self._absolute(layout.file((*context, row_id)))
             except InvalidArgumentError as error:
                 raise InvalidArgumentError(
-                    f"{argument}[{position}].{domain.row_id}", str(error)
+                    f"{argument}[{place}].{domain.row_id}", str(error)
                 ) from None
-            layout.check_own(context, row, f"{argument}[{position}]")
-            texts[path] = to_json(row, f"{argument}[{position}]")
+            layout.check_own(context, row, f"{argument}[{place}]")
+            texts[path] = to_json(row, f"{argument}[{place}]")
 
         def write() -> bool:
             changed: dict[str, bytes] = {}
@@ -502,9 +506,6 @@ def natural_key(text: str) -> tuple[list[tuple[int, int]], str]:
             elif category[0] not in "MC":
                 weights.append((4, ord(part)))
     return weights, text
-
-
-# Files: everything below blocks and runs in threads, except reads of a single small file.
 
 
 @contextmanager

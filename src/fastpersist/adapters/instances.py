@@ -192,11 +192,11 @@ class ListInstance(Instance):
     async def write(self, rows: Any) -> None:
         """Store the rows under their ids; others stay."""
         domain = self._domain
-        by_id = checked_rows(
+        by_id, places = checked_rows(
             rows, domain.rows_argument, domain.row_id, first_wins=domain.append_only
         )
         if by_id:
-            await self._backend.write_rows(self._domain, self._context, by_id)
+            await self._backend.write_rows(self._domain, self._context, by_id, places)
 
 
 class CandleInstance(Instance):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -92,11 +93,13 @@ def load_strategy(path: Path) -> tuple[Strategy, bytes]:
     """
     if not path.is_file():
         raise StrategyError(f"no such file: {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # A name of its own: a strategy in json.py must not take the place of that module.
+    name = f"fastpersist_strategy_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise StrategyError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -111,7 +114,10 @@ def load_strategy(path: Path) -> tuple[Strategy, bytes]:
     if len(found) != 1:
         names = ", ".join(kind.__name__ for kind in found) or "none"
         raise StrategyError(f"{path} has to define exactly one Strategy class, found: {names}")
-    return found[0](), path.read_bytes()
+    try:
+        return found[0](), path.read_bytes()
+    except Exception as error:
+        raise StrategyError(f"{path} fails: {type(error).__name__}: {error}") from error
 
 
 def _fingerprint(source: bytes, strategy: Strategy, files: Sequence[CandleFile]) -> str:
@@ -200,7 +206,7 @@ async def _import(options: RunOptions, progress: Progress, file: CandleFile) -> 
     gaps = feed.gaps
     if gaps.missing and not options.as_json:
         progress.console.print(
-            f"{file.path.name}: {gaps.missing:,} candles of {file.interval} are missing in "
+            f"{escape(file.path.name)}: {gaps.missing:,} candles of {file.interval} are missing in "
             f"{gaps.runs:,} gaps, the longest of {gaps.longest:,}",
             highlight=False,
         )
@@ -226,7 +232,7 @@ async def _replay(engine: Engine, progress: Progress) -> float:
 
 def _progress(console: Console, quiet: bool) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -254,7 +260,7 @@ def _table(summary: Summary) -> Table:
     rows = [*summary.symbols.values(), *([summary.total] if len(summary.symbols) > 1 else [])]
     for row in rows:
         table.add_row(
-            row.symbol,
+            escape(row.symbol),
             str(row.signals),
             str(row.wins),
             str(row.losses),

@@ -21,7 +21,7 @@ from ._codec_py import (
 
 cdef extern from "Python.h":
     bint PyUnicode_IS_ASCII(object text)
-    int Py_EnterRecursiveCall(const char *where) except -1
+    int Py_EnterRecursiveCall(const char *where) except *
     void Py_LeaveRecursiveCall()
 
 __all__ = ["MAX_DEPTH", "MAX_SIZE", "normalise", "whole_doubles_to_int"]

@@ -169,10 +169,13 @@ def walk_other(
         int_size(int(value))
         return value, 8
     if is_numpy_scalar(type(value)):
-        # The item of a datetime64 in ns would be a bare count; that of a longdouble is itself.
+        # The item of a datetime64 or timedelta64 in ns would be a bare count; that of a longdouble
+        # is itself.
         kind = value.dtype.kind
         plain = value.astype("datetime64[ms]").item() if kind == "M" else value.item()
-        if isinstance(plain, (bool, int, float, str, bytes) if kind != "M" else datetime):
+        if kind != "m" and isinstance(
+            plain, (bool, int, float, str, bytes) if kind != "M" else datetime
+        ):
             return walk(plain, depth)
     if isinstance(value, str) and not isinstance(value, Code):
         text = str.__str__(value)

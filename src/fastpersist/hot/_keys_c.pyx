@@ -67,6 +67,8 @@ cdef class KeyTemplate:
         cdef int overflow = 0
         cdef int kind
         cdef unsigned char position
+        if not values:
+            return self.prefix_bytes
         if size > LONGEST_KEY:
             return None
         memcpy(key, <const char *>self.prefix_bytes, size)

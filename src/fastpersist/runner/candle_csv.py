@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -80,25 +81,30 @@ def read_candle_file(path: str | Path, symbol: str | None = None) -> CandleFile:
     path = Path(path)
     if not path.is_file():
         raise InvalidArgumentError("candles", f"no such file: {path}")
-    with _opened(path) as text:
-        try:
+    try:
+        with _opened(path) as text:
             rows = list(_rows(path, text))
-        except (UnicodeDecodeError, EOFError, OSError, csv.Error) as error:
-            raise CandleFileError(path, 1, f"cannot be read as CSV: {error}") from error
+    except (UnicodeDecodeError, EOFError, OSError, csv.Error, zlib.error) as error:
+        raise CandleFileError(path, 1, f"cannot be read as CSV: {error}") from error
     if len(rows) < 2:
         raise CandleFileError(path, 1, "holds fewer than two candles")
-    step = min(second[1]["timestamp"] - first[1]["timestamp"] for first, second in _pairs(rows))
+    step, line = min(
+        (second["timestamp"] - first["timestamp"], line)
+        for (_, first), (line, second) in _pairs(rows)
+    )
     interval = next((name for name, length in INTERVAL_STEP_MS.items() if length == step), None)
     if interval is None:
         known = ", ".join(INTERVAL_STEP_MS)
         raise CandleFileError(
-            path, 1, f"the smallest distance of two candles is {step} ms", hint=f"known: {known}"
+            path, line, f"the smallest distance of two candles is {step} ms", hint=f"known: {known}"
         )
     try:
         closed = checked_candles([candle for _, candle in rows], step, now_ms())
     except InvalidCandleError as error:
         line = rows[error.row][0]
         raise CandleFileError(path, line, str(error).partition(": ")[2]) from None
+    if not closed:
+        raise CandleFileError(path, rows[0][0], "no candle has closed yet")
     name = symbol or re.split(r"[-.]", path.name)[0]
     return CandleFile(path, name, interval, closed, sha256(path.read_bytes()).hexdigest())
 
@@ -156,7 +162,7 @@ def _places(path: Path, header: Sequence[str]) -> dict[str, int]:
 def _timestamp(path: Path, line: int, cell: str) -> int:
     text = cell.strip()
     try:
-        if re.fullmatch(r"-?\d+(\.0+)?", text):
+        if re.fullmatch(r"-?\d{1,18}(\.0+)?", text):
             number = int(text.partition(".")[0])
             return number if abs(number) >= _MILLISECONDS_FROM else number * 1000
         day_first = _DAY_FIRST.match(text)

@@ -74,6 +74,7 @@ class Engine:
         exchange_name: str,
         fingerprint: str,
     ) -> None:
+        strategy.check()
         self._registries = registries
         self._strategy = strategy
         self._exchange = exchange_name
@@ -87,9 +88,9 @@ class Engine:
         self._first_moment = first
         symbols = "+".join(feed.symbol for feed in feeds)
         # A name that no symbol has keeps the run's record apart from the sessions of strategies.
-        self._journal = Journal(
-            registries, (self._name, exchange_name, self.frame_name, f"@{symbols}", True)
-        )
+        self._session = (self._name, exchange_name, self.frame_name, f"@{symbols}", True)
+        self._journal = Journal(registries, self._session)
+        self._begin_generation(0)
         self.summary = Summary({feed.symbol: SymbolSummary(feed.symbol) for feed in feeds})
         self._reports = 0
         self._is_stopping = False
@@ -124,6 +125,7 @@ class Engine:
                 "another strategy file, other candles or other settings",
                 hint="begin anew with --fresh",
             )
+        self._begin_generation(state["generation"])
         self.summary = Summary.from_state(state["summary"])
         for lane, stored in zip(self._lanes, state["lanes"], strict=True):
             lane.next_index = stored["next_index"]
@@ -132,7 +134,9 @@ class Engine:
             lane.history.extend(await lane.feed.history(lane.next_index, _HISTORY))
 
     async def _begin_anew(self) -> None:
-        await self._journal.forget(self._first_moment)
+        # What the strategy kept in the stored run must not be met again at the same moments.
+        state = await self._journal.last_state()
+        self._begin_generation(0 if state is None else state["generation"] + 1)
         for lane in self._lanes:
             context = (lane.feed.symbol, self._name, self._exchange)
             self._journal.write("signal", "write_signal_data", *context, None)
@@ -170,7 +174,7 @@ class Engine:
             self._reports = 0
             context = Context(
                 self._strategy, lane.feed.symbol, when, lane.history, self._journal,
-                f"{self._name}_{lane.feed.symbol}", self._reporter(lane, when),
+                self._run_id, self._reporter(lane, when),
             )  # fmt: skip
             if lane.waiting is not None:
                 await self._meet_waiting(lane, lane.waiting, bar, context)
@@ -239,15 +243,7 @@ class Engine:
             self._notify(position, "breakeven.available", context)
 
     async def _ask_strategy(self, lane: _Lane, context: Context) -> None:
-        try:
-            signal = await maybe_await(self._strategy.get_signal(context))
-        except FastPersistError:
-            raise
-        except Exception as error:
-            raise StrategyError(
-                f"get_signal failed for {context.symbol} at {context.when.isoformat()}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+        signal = await self._call("get_signal", context)
         if signal is None:
             return
         if not isinstance(signal, Signal):
@@ -257,9 +253,10 @@ class Engine:
         entry = context.price if signal.price_open is None else signal.price_open
         signal.check(entry)
         position = self._position(signal, entry, context)
-        open_now = [lane.open for lane in self._lanes if lane.open is not None]
-        if self._strategy.max_positions and len(open_now) >= self._strategy.max_positions:
-            context.log("risk.rejection", {"activePositionCount": len(open_now)})
+        # A limit entry that waits has its place: nobody asks again when it is filled.
+        taken = sum(lane.open is not None or lane.waiting is not None for lane in self._lanes)
+        if self._strategy.max_positions and taken >= self._strategy.max_positions:
+            context.log("risk.rejection", {"activePositionCount": taken})
             return
         if signal.price_open is None:
             await self._open(lane, position, entry, context)
@@ -301,6 +298,7 @@ class Engine:
     async def _close(self, lane: _Lane, position: Position, leave: Exit, context: Context) -> None:
         lane.open = None
         profit = position.profit_at(leave.price)
+        position.note_price(leave.price)
         self.summary.open_positions -= 1
         self.summary.add_trade(position.symbol, profit)
         self._journal.write(
@@ -316,7 +314,18 @@ class Engine:
         await self._tell("closed", context, position)
 
     async def _tell(self, hook: str, context: Context, position: Position) -> None:
-        await maybe_await(getattr(self._strategy, hook)(context, self._row(position)))
+        await self._call(hook, context, self._row(position))
+
+    async def _call(self, method: str, context: Context, *arguments: Any) -> Any:
+        try:
+            return await maybe_await(getattr(self._strategy, method)(context, *arguments))
+        except FastPersistError:
+            raise
+        except Exception as error:
+            raise StrategyError(
+                f"{method} failed for {context.symbol} at {context.when.isoformat()}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
     def _write_signal(self, position: Position, context: Context) -> None:
         row = self._row(position)
@@ -485,6 +494,7 @@ class Engine:
     def _state(self) -> dict[str, Any]:
         return {
             "fingerprint": self._fingerprint,
+            "generation": self._generation,
             "summary": self.summary.to_state(),
             "lanes": [
                 {
@@ -495,6 +505,11 @@ class Engine:
                 for lane in self._lanes
             ],
         }
+
+    def _begin_generation(self, generation: int) -> None:
+        self._generation = generation
+        parts = "/".join(map(str, (*self._session, generation)))
+        self._run_id = uuid5(NAMESPACE_OID, parts).hex[:12]
 
     def _last_moment(self) -> int:
         return max(lane.feed.last + lane.feed.step for lane in self._lanes)

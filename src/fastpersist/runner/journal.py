@@ -86,20 +86,19 @@ class Journal:
         await self.registries.session.write_session_data(*self._session, record, when)
         await self._apply(writes)
 
+    async def last_state(self) -> dict[str, Any] | None:
+        """Return the state of the last record, None without one."""
+        record = await self.registries.session.read_session_data(*self._session)
+        return None if record is None else record["data"]["state"]
+
     async def recover(self) -> dict[str, Any] | None:
         """Apply the writes of the last record again and return its state, None without one."""
         record = await self.registries.session.read_session_data(*self._session)
-        if record is None or record.get("data") is None:
+        if record is None:
             return None
         await self._apply(record["data"]["writes"])
         state: dict[str, Any] = record["data"]["state"]
         return state
-
-    async def forget(self, when: int) -> None:
-        """Remove the record, so that the next run begins anew."""
-        await self.registries.session.write_session_data(
-            *self._session, {"id": "", "data": None, "when": when}, when
-        )
 
     async def _apply(self, writes: list[dict[str, Any]]) -> None:
         by_domain: dict[str, list[dict[str, Any]]] = {}

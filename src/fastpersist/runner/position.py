@@ -107,13 +107,18 @@ class Position:
             return Exit("time_expired", bar["close"])
         return None
 
+    def note_price(self, price: float) -> None:
+        """Count `price` among the best and worst prices."""
+        self.best = max(self.best, price) if self.is_long else min(self.best, price)
+        self.worst = min(self.worst, price) if self.is_long else max(self.worst, price)
+
     def reach_levels(self, bar: Candle) -> tuple[list[int], list[int]]:
         """Note and return the profit and loss levels that the bar reaches for the first time."""
         high, low = (bar["high"], bar["low"]) if self.is_long else (bar["low"], bar["high"])
-        self.best = max(self.best, high) if self.is_long else min(self.best, high)
-        self.worst = min(self.worst, low) if self.is_long else max(self.worst, low)
-        gained = 100 * (high - self.price_open) / (self.price_take_profit - self.price_open)
-        lost = 100 * (low - self.price_open) / (self.price_stop_loss - self.price_open)
+        self.note_price(high)
+        self.note_price(low)
+        gained = self._percent_of_way(high, self.price_take_profit)
+        lost = self._percent_of_way(low, self.price_stop_loss)
         profits = [
             level for level in _LEVELS if level <= gained and level not in self.profit_levels
         ]
@@ -121,6 +126,10 @@ class Position:
         self.profit_levels += profits
         self.loss_levels += losses
         return profits, losses
+
+    def _percent_of_way(self, price: float, target: float) -> float:
+        # Rounded, so that a price that touches a level does not miss it by its last bit.
+        return round(100 * (price - self.price_open) / (target - self.price_open), 6)
 
     def reach_breakeven(self, bar: Candle) -> bool:
         """Note and say whether the bar covers the fees of both sides for the first time."""

@@ -76,13 +76,16 @@ class Signal:
                 f"{self.price_stop_loss} is on the wrong side of the entry {price} "
                 f"for a {self.position}",
             )
-        if not self.minute_estimated_time > 0:
-            raise InvalidArgumentError("minute_estimated_time", "must be above 0")
+        minutes = self.minute_estimated_time
+        if not (isinstance(minutes, (int, float)) and minutes > 0):
+            raise InvalidArgumentError(
+                "minute_estimated_time", f"must be above 0, got {minutes!r:.40}"
+            )
         for name, percent in (
             ("partial_exit_level", self.partial_exit_level),
             ("partial_exit_percent", self.partial_exit_percent),
         ):
-            if not 0 <= percent <= 100:
+            if not (isinstance(percent, (int, float)) and 0 <= percent <= 100):
                 raise InvalidArgumentError(name, f"must be between 0 and 100, got {percent!r:.40}")
 
 
@@ -104,6 +107,32 @@ class Strategy:
     fee_percent: float = 0.05
     schedule_minutes: float = 120.0
     max_positions: int = 0
+
+    def check(self) -> None:
+        """Refuse attributes that no run can work with.
+
+        Raises:
+            InvalidArgumentError: An attribute is at fault; the error names it.
+        """
+        for name in ("name", "risk_name"):
+            text = getattr(self, name)
+            if not isinstance(text, str) or (not text and name == "risk_name"):
+                raise InvalidArgumentError(name, f"must be a text, got {text!r:.40}")
+        for name, is_above in (
+            ("cost", True),
+            ("schedule_minutes", True),
+            ("fee_percent", False),
+            ("max_positions", False),
+        ):
+            number = getattr(self, name)
+            if (
+                isinstance(number, bool)
+                or not isinstance(number, (int, float))
+                or not (number > 0 if is_above else number >= 0)
+                or (name == "cost" and math.isinf(number))
+            ):
+                least = "above 0" if is_above else "0 or more"
+                raise InvalidArgumentError(name, f"must be {least}, got {number!r:.40}")
 
     def get_signal(self, ctx: Context) -> Signal | Awaitable[Signal | None] | None:
         """Answer with a signal, or None; asked at each bar close while no position is open.
@@ -206,7 +235,7 @@ class _Interval:
 
     def __init__(self, context: Context, bucket: str) -> None:
         self._context = context
-        self._bucket = bucket
+        self._bucket = f"{bucket}_{context.run_id}"
 
     async def once(self, key: str) -> bool:
         """Say whether this is the first time that `key` comes by."""
@@ -229,19 +258,21 @@ class Context:
         symbol: The symbol that is asked about.
         when_ms: Close of the bar, simulated, in ms since the epoch.
         price: Close price of the bar, in quote currency.
+        run_id: Tells this run's state, memory and markers from those of other runs.
         owner: Id under which the strategy's state of this symbol is stored.
         journal: Where reads and writes of this bar go.
     """
 
     def __init__(
         self, strategy: Strategy, symbol: str, when_ms: int, closed: Sequence[Candle],
-        journal: Journal, owner: str, report: Callable[[str, str, Sequence[Any]], None],
+        journal: Journal, run_id: str, report: Callable[[str, str, Sequence[Any]], None],
     ) -> None:  # fmt: skip
         self.strategy = strategy
         self.symbol = symbol
         self.when_ms = when_ms
         self.price = closed[-1]["close"]
-        self.owner = owner
+        self.run_id = run_id
+        self.owner = f"{strategy.name or type(strategy).__name__}_{symbol}_{run_id}"
         self.journal = journal
         self._closed = closed
         self._report = report

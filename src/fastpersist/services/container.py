@@ -235,7 +235,11 @@ class Container:
         self._abandon_clients()
 
     def _abandon_clients(self) -> None:
-        kept = {"logger_service": self.logger_service, **self._overrides}
+        kept = {
+            name: service
+            for name, service in self._made.items()
+            if name == "logger_service" or name in self._overrides
+        }
         # Closing needs the loop that is gone: dropping the clients has to close their sockets.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)

@@ -1,0 +1,318 @@
+"""The command: its answers, exit codes and what is left behind for the next call."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fastpersist
+from candle_rows import random_walk, write_csv
+from fastpersist.cli import main
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+STRATEGY = """
+from fastpersist.runner import Context, Signal, Strategy
+
+class Sometimes(Strategy):
+    name = "sometimes"
+
+    def get_signal(self, ctx: Context):
+        if ctx.when_ms // 60_000 % 7:
+            return None
+        ctx.log("signal")
+        return Signal(
+            position="long", price_take_profit=ctx.price + 1, price_stop_loss=ctx.price - 1,
+            minute_estimated_time=30,
+        )
+"""
+
+WAITING = """
+import asyncio, sys
+from fastpersist.runner import Context, Signal, Strategy
+
+class Waiting(Strategy):
+    def __init__(self):
+        self.bars = 0
+
+    async def get_signal(self, ctx: Context):
+        state = ctx.state("count")
+        count = 1 + await state.read(default=0)
+        state.write(count)
+        if count == 60:
+            print("half way", flush=True)
+            sys.stdin.readline()
+            for _ in range(5):
+                await asyncio.sleep(0)
+        if count % 4:
+            return None
+        return Signal(
+            position="short", price_take_profit=ctx.price - 1, price_stop_loss=ctx.price + 1,
+            minute_estimated_time=5,
+        )
+"""
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a strategy and candles, and a disk that need not be waited for."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+    (tmp_path / "sometimes.py").write_text(STRATEGY)
+    write_csv(tmp_path / "BTCUSDT.csv", random_walk(120, seed=1))
+    return tmp_path
+
+
+RUN = ("run", "sometimes.py", "--candles", "BTCUSDT.csv")
+
+
+def result(capsys: pytest.CaptureFixture[str], arguments: Sequence[str]) -> dict[str, Any]:
+    """Run with ``--json`` and return what it prints."""
+    assert main([*arguments, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    found: dict[str, Any] = json.loads(printed.out)
+    return found
+
+
+def outcome(found: dict[str, Any]) -> dict[str, Any]:
+    """Return what two runs over the same candles have in common."""
+    return {name: found[name] for name in ("symbols", "total", "bars", "is_finished")}
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    kind = "compiled" if fastpersist.has_extensions() else "pure Python"
+    assert capsys.readouterr().out == f"fastpersist {fastpersist.__version__} ({kind})\n"
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "-h"]) == 0
+    assert "--candles" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "none.py", "--candles", "BTCUSDT.csv"], "no such file: none.py"),
+        (["run", "sometimes.py", "--candles", "none.csv"], "candles: no such file: none.csv"),
+        (["run", "sometimes.py"], "Missing option '--candles'"),
+        (["walk"], "No such command 'walk'"),
+        ([*RUN, "--slow"], "No such option"),
+        ([*RUN, "--symbol", "A", "--symbol", "B"], "give --symbol once for each file"),
+        ([*RUN, "BTCUSDT.csv"], "symbol: two files are of one symbol: BTCUSDT, BTCUSDT"),
+        ([*RUN, "--dummy", "--files", "x"], "files: cannot be combined with --dummy"),
+        (["run", "BTCUSDT.csv", "--candles", "BTCUSDT.csv"], "BTCUSDT.csv is no Python file"),
+    ],
+)
+def test_mistakes(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"fastpersist: {message}")
+    assert "Traceback" not in printed.err
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def (", "bad.py fails: SyntaxError: "),
+        ("1 / 0", "bad.py fails: ZeroDivisionError: division by zero"),
+        ("import absent_module", "bad.py fails: ModuleNotFoundError: No module named"),
+        ("", "bad.py has to define exactly one Strategy class, found: none"),
+        (STRATEGY + "class Other(Strategy): pass", "exactly one Strategy class, found: Sometimes,"),
+        (
+            STRATEGY + "    def __init__(self, size): pass",
+            "bad.py fails: TypeError: Sometimes.__init__() missing 1 required",
+        ),
+        (
+            STRATEGY.replace("ctx.price + 1", "ctx.price"),
+            "for a long",
+        ),
+        (
+            STRATEGY.replace("ctx.log", "ctx.call"),
+            "get_signal failed for BTCUSDT at 2025-01-01T00:05:00+00:00: AttributeError",
+        ),
+    ],
+)
+def test_strategy_files_that_fail(
+    work: Path, capsys: pytest.CaptureFixture[str], source: str, message: str
+) -> None:
+    (work / "bad.py").write_text(source)
+    assert main(["run", "bad.py", "--candles", "BTCUSDT.csv", "--dummy"]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert "Traceback" not in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_a_malformed_row_is_named(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = work / "BTCUSDT.csv"
+    lines = path.read_text().splitlines()
+    lines[41] = lines[41].replace(",", ",x", 1)
+    path.write_text("\n".join(lines))
+    assert main([*RUN, "--dummy"]) == 2
+    assert capsys.readouterr().err.startswith("fastpersist: BTCUSDT.csv:42: open is not a number")
+
+
+def test_missing_libraries_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "fastpersist.cli.app", raising=False)
+    monkeypatch.setitem(sys.modules, "click", None)
+    assert main(["--version"]) == 2
+    assert 'pip install "fastpersist[cli]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["json.py", "signal.py", "asyncio.py"])
+def test_a_strategy_may_be_called_like_a_module(
+    work: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    module = sys.modules[name.removesuffix(".py")]
+    (work / "sometimes.py").rename(work / name)
+    result(capsys, ["run", name, "--candles", "BTCUSDT.csv", "--dummy"])
+    assert sys.modules[name.removesuffix(".py")] is module
+
+
+def test_run_with_dummy_keeps_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(work.rglob("*"))
+    found = result(capsys, [*RUN, "--dummy"])
+    assert found["bars"] == found["total_bars"] == 120
+    assert found["is_finished"] is True
+    assert found["intervals"] == {"BTCUSDT": "1m"}
+    assert found["frame_name"] == "20250101T0000-20250101T0200"
+    assert found["total"]["signals"] == found["total"]["wins"] + found["total"]["losses"] > 3
+    assert found["symbols"]["BTCUSDT"]["profit"] == found["total"]["profit"]
+    assert found["events"] > 0
+    assert sorted(path for path in work.rglob("*") if path.name != "__pycache__") == before
+
+
+def test_run_with_files_keeps_everything(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = result(capsys, [*RUN, "--files", "kept"])
+    assert outcome(kept) == outcome(result(capsys, [*RUN, "--dummy"]))
+    names = {path.relative_to(work / "kept").parts[1] for path in (work / "kept").rglob("*.json")}
+    assert names >= {"candle", "signal", "risk", "storage", "notification", "log", "sometimes"}
+    rows = list((work / "kept/data/storage/backtest").iterdir())
+    assert len(rows) == kept["total"]["signals"] + kept["open_positions"]
+
+
+def test_a_finished_run_is_shown_again(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*RUN, "--files", "kept"]
+    first = result(capsys, arguments)
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "a stored run is finished already: 120 of 120 bars were done" in shown
+    assert "Result" in shown
+    again = result(capsys, arguments)
+    assert outcome(again) == outcome(first)
+    assert (first["resumed_from"], again["resumed_from"], again["seconds"]) == (0, 120, 0)
+
+
+def test_a_fresh_run_is_like_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*RUN, "--files", "kept"]
+    first = result(capsys, arguments)
+    again = result(capsys, [*arguments, "--fresh"])
+    assert outcome(again) == outcome(first)
+    assert again["resumed_from"] == 0
+
+
+def test_a_changed_strategy_needs_fresh(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*RUN, "--files", "kept"]
+    result(capsys, arguments)
+    (work / "sometimes.py").write_text(STRATEGY + "# another\n")
+    assert main(arguments) == 2
+    assert "begin anew with --fresh" in capsys.readouterr().err
+    assert result(capsys, [*arguments, "--fresh"])["resumed_from"] == 0
+
+
+def test_the_table(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_csv(work / "ETH[1m].csv.gz", random_walk(120, seed=2, gaps=[5, 6, 50]))
+    assert main([*RUN, "ETH[1m].csv.gz", "--dummy"]) == 0
+    shown = capsys.readouterr().out
+    assert "ETH[1m].csv.gz: 3 candles of 1m are missing in 2 gaps, the longest of 2" in shown
+    rows = [line.split("│")[1].strip() for line in shown.splitlines() if line.startswith("│")]
+    assert rows == ["BTCUSDT", "ETH[1m]", "total"]
+    assert "quote currency, after fees; open positions: " in shown
+    assert "237 bars and " in shown
+
+
+def test_symbols_and_intervals_of_several_files(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_csv(work / "hours.csv.gz", random_walk(30, seed=2, step=3_600_000))
+    found = result(
+        capsys, [*RUN, "--candles", "hours.csv.gz", "--symbol", "A", "--symbol", "B", "--dummy"]
+    )
+    assert found["intervals"] == {"A": "1m", "B": "1h"}
+    assert found["bars"] == 150
+
+
+def test_the_example(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_csv(work / "BTCUSDT.csv", random_walk(900, seed=5))
+    strategy = str(EXAMPLES / "ema_cross.py")
+    arguments = ["run", strategy, "--candles", "BTCUSDT.csv", "--files", "kept"]
+    first = result(capsys, arguments)
+    assert first["total"]["signals"] > 2
+    assert outcome(result(capsys, [*arguments, "--fresh"])) == outcome(first)
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-W", "error", "-m", "fastpersist", *arguments]
+
+
+def test_module(work: Path) -> None:
+    done = subprocess.run(
+        command("--version"), capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.startswith(f"fastpersist {fastpersist.__version__} ")
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+)
+def test_an_interrupted_run_carries_on(
+    work: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals, code: int
+) -> None:
+    (work / "waiting.py").write_text(WAITING)
+    arguments = ("run", "waiting.py", "--candles", "BTCUSDT.csv", "--files")
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command(*arguments, "parts"), stdin=pipe, stdout=pipe, stderr=pipe, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "half way\n"
+        process.send_signal(number)
+        shown, errors = process.communicate("go on\n", timeout=60)
+    assert process.returncode == code
+    assert "stopped in good order; the same command carries on" in shown
+    assert "Result so far" in shown
+    assert errors == ""
+
+    rest = subprocess.run(
+        command(*arguments, "parts", "--json"),
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert rest.stderr == ""
+    second = json.loads(rest.stdout.splitlines()[-1])
+    assert 0 < second["resumed_from"] < 120
+    whole = subprocess.run(
+        command(*arguments, "whole", "--json"),
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert outcome(second) == outcome(json.loads(whole.stdout.splitlines()[-1]))
+    assert stored(work / "parts") == stored(work / "whole")
+
+
+def stored(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.json")
+    }

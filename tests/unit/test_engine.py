@@ -1,0 +1,856 @@
+"""The engine over the files family: what a strategy sees, and what is stored afterwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from candle_rows import START_MS, bars, random_walk
+from fastpersist import (
+    FastPersistError,
+    InvalidArgumentError,
+    current_simulated_time,
+)
+from fastpersist.adapters.files import FilesBackend
+from fastpersist.contracts import Candle
+from fastpersist.domains import INTERVAL_STEP_MS
+from fastpersist.registry import Registries
+from fastpersist.runner import (
+    CandleFile,
+    Context,
+    Engine,
+    RunMismatchError,
+    Signal,
+    Strategy,
+    StrategyError,
+    import_candles,
+)
+from fastpersist.runner import engine as engine_module
+
+MINUTE = 60_000
+QUIET = (100.0, 100.5, 99.5, 100.0)
+LONG = Signal(position="long", price_take_profit=110, price_stop_loss=95)
+SHORT = Signal(position="short", price_take_profit=90, price_stop_loss=105)
+LIMIT = Signal(position="long", price_open=98, price_take_profit=110, price_stop_loss=95)
+
+Answer = Callable[[Context], Any]
+
+
+class Scripted(Strategy):
+    """Answers at the bars of its script, counted for each symbol, and remembers what it heard."""
+
+    name = "scripted"
+    cost = 1_000.0
+    fee_percent = 0.0
+
+    def __init__(
+        self, answers: Mapping[int | tuple[str, int], Signal | Answer], **own: Any
+    ) -> None:
+        self.answers = answers
+        self.heard: list[tuple[str, str, int]] = []
+        for name, value in own.items():
+            setattr(self, name, value)
+
+    async def get_signal(self, ctx: Context) -> Any:
+        index = index_of(ctx)
+        self.heard.append(("asked", ctx.symbol, index))
+        answer = self.answers.get((ctx.symbol, index), self.answers.get(index))
+        if callable(answer):
+            answer = answer(ctx)
+            return await answer if hasattr(answer, "__await__") else answer
+        return answer
+
+    def opened(self, ctx: Context, row: dict[str, Any]) -> None:
+        self.heard.append(("opened", row["symbol"], index_of(ctx)))
+
+    async def closed(self, ctx: Context, row: dict[str, Any]) -> None:
+        self.heard.append(("closed", row["symbol"], index_of(ctx)))
+
+
+def index_of(ctx: Context) -> int:
+    """Return the index of the bar that has just closed, in minutes from the start."""
+    return (ctx.when_ms - START_MS) // MINUTE - 1
+
+
+class Place:
+    """A folder with what runs have stored there; every run has registries of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.family = self.fresh_family()
+
+    def fresh_family(self) -> Registries:
+        family = Registries()
+        family.use_backend(FilesBackend(self.folder))
+        return family
+
+    async def engine(
+        self,
+        strategy: Strategy,
+        candles: list[Candle] | Mapping[str, list[Candle]],
+        *,
+        fresh: bool = False,
+        fingerprint: str = "f",
+    ) -> Engine:
+        """Return an engine that has taken up what is stored."""
+        self.family = self.fresh_family()
+        feeds = []
+        for symbol, rows in ({"BTC": candles} if isinstance(candles, list) else candles).items():
+            step = min(second["timestamp"] - first["timestamp"] for first, second in pairwise(rows))
+            interval = next(name for name, ms in INTERVAL_STEP_MS.items() if ms == step)
+            file = CandleFile(Path(f"{symbol}.csv"), symbol, interval, rows, "")
+            feeds.append(await import_candles(self.family, "demo", file))
+        engine = Engine(self.family, strategy, feeds, "demo", fingerprint)
+        await engine.start(fresh=fresh)
+        return engine
+
+    async def run(self, *arguments: Any, until: int | None = None, **options: Any) -> Engine:
+        """Run to the end, or until `until` bars are done, and return the engine."""
+        engine = await self.engine(*arguments, **options)
+        await engine.run(lambda done: engine.stop() if done == until else None)
+        return engine
+
+    async def rows(self) -> list[dict[str, Any]]:
+        """Return the signals of the history by age."""
+        found: Any = await self.family.storage.read_storage_data(True)
+        return sorted(found, key=lambda row: (row["createdAt"], row["symbol"]))
+
+    async def statuses(self) -> list[str]:
+        return [row["status"] for row in await self.rows()]
+
+    async def notifications(self) -> list[dict[str, Any]]:
+        """Return the notifications by age; those of one moment by type and level."""
+        found = await self.family.notification.read_notification_data(True, None)
+        return sorted(found, key=lambda row: (row["timestamp"], row["type"], row.get("level", 0)))
+
+    def tree(self) -> dict[str, bytes]:
+        """Return all stored files."""
+        return {
+            path.relative_to(self.folder).as_posix(): path.read_bytes()
+            for path in sorted(self.folder.rglob("*.json"))
+        }
+
+
+@pytest.fixture(autouse=True)
+def no_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the disk: what a crash leaves behind is the matter of other tests."""
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path / "dump")
+
+
+async def test_only_closed_candles_are_visible(place: Place) -> None:
+    candles = random_walk(12, gaps=[7])
+    seen: list[int] = []
+
+    async def look(ctx: Context) -> None:
+        now = START_MS + (index_of(ctx) + 1) * MINUTE
+        assert ctx.when_ms == current_simulated_time() == now
+        assert ctx.when.timestamp() * 1000 == now
+        closed = [candle for candle in candles if candle["timestamp"] + MINUTE <= now]
+        assert ctx.candles(1_000) == closed
+        assert ctx.candles(2) == closed[-2:]
+        assert ctx.price == closed[-1]["close"]
+
+        read = place.family.candle.read_candles_data
+        newest = closed[-1]["timestamp"]
+        assert await read("BTC", "1m", "demo", 1, newest) == closed[-1:]
+        assert await read("BTC", "1m", "demo", 1, newest + MINUTE) is None
+        assert await read("BTC", "1m", "demo", 2, newest) is None
+        seen.append(len(closed))
+
+    await place.run(Scripted(dict.fromkeys(range(12), look)), candles)
+    assert seen == list(range(1, 12))
+
+
+async def test_rows_of_later_moments_are_hidden(place: Place) -> None:
+    family = place.family
+    key = ("s", "b")
+    when = START_MS + 3 * MINUTE
+    await family.state.write_state_data(*key, {"data": "later", "when": when}, when)
+    await family.memory.write_memory_data(*key, "m", {"when": when, "data": 1}, when)
+    found: list[tuple[bool, bool]] = []
+
+    async def look(ctx: Context) -> None:
+        state = await ctx.journal.registries.state.read_state_data(*key)
+        memory = await ctx.journal.read("memory", "read_memory_data", *key, "m")
+        found.append((state is not None, memory is not None))
+
+    await place.run(Scripted(dict.fromkeys(range(5), look)), bars(*[QUIET] * 5))
+    assert found == [(False, False)] * 2 + [(True, True)] * 3
+
+
+async def test_candles_are_copies_and_no_more_than_asked(place: Place) -> None:
+    lengths: list[int] = []
+
+    def look(ctx: Context) -> None:
+        ctx.candles(3).clear()
+        lengths.extend(len(ctx.candles(limit)) for limit in (-1, 0, 3, 99))
+
+    await place.run(Scripted({4: look}), bars(*[QUIET] * 6))
+    assert lengths == [0, 0, 3, 5]
+
+
+async def test_history_is_limited_and_the_same_after_a_restart(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "_HISTORY", 4)
+    candles = random_walk(10, gaps=[5])
+    seen: list[list[Candle]] = []
+
+    def look(ctx: Context) -> None:
+        seen.append(ctx.candles(99))
+        ctx.log("makes a record")
+
+    strategy = Scripted(dict.fromkeys(range(10), look))
+    await place.run(strategy, candles, until=6)
+    await place.run(strategy, candles)
+    assert seen == [candles[max(0, done - 4) : done] for done in range(1, 10)]
+
+
+async def test_the_strategy_is_asked_while_it_holds_nothing(place: Place) -> None:
+    strategy = Scripted({1: LONG, 4: LIMIT})
+    hit = (100.0, 111.0, 99.5, 100.0)
+    await place.run(strategy, bars(QUIET, QUIET, QUIET, QUIET, hit, QUIET, QUIET))
+    assert strategy.heard == [
+        ("asked", "BTC", 0),
+        ("asked", "BTC", 1),
+        ("opened", "BTC", 1),
+        ("closed", "BTC", 4),
+        ("asked", "BTC", 4),  # an exit frees the same bar for a new signal
+    ]
+    assert await place.statuses() == ["closed", "scheduled"]
+
+
+@pytest.mark.parametrize("step", [MINUTE, 60 * MINUTE, 1440 * MINUTE])
+async def test_time_steps_by_the_interval_of_the_feed(place: Place, step: int) -> None:
+    moments: list[int] = []
+
+    class Watch(Strategy):
+        def get_signal(self, ctx: Context) -> None:
+            moments.append(ctx.when_ms)
+
+    engine = await place.run(Watch(), random_walk(5, step=step))
+    assert moments == [START_MS + count * step for count in range(1, 6)]
+    last = {MINUTE: "20250101T0005", 60 * MINUTE: "20250101T0500"}.get(step, "20250106T0000")
+    assert engine.frame_name == f"20250101T0000-{last}"
+    assert (engine.total_bars, engine.summary.bars) == (5, 5)
+
+
+async def test_symbols_take_turns_by_their_closes(place: Place) -> None:
+    strategy = Scripted({})
+    fives = random_walk(2, step=5 * MINUTE)
+    engine = await place.run(
+        strategy, {"SLOW": fives, "FAST": random_walk(11), "GAP": random_walk(5, gaps=[1, 2])}
+    )
+    asked = [(symbol, index) for _, symbol, index in strategy.heard]
+    assert asked == [
+        ("FAST", 0), ("GAP", 0), ("FAST", 1), ("FAST", 2), ("FAST", 3), ("GAP", 3), ("SLOW", 4),
+        ("FAST", 4), ("GAP", 4), ("FAST", 5), ("FAST", 6), ("FAST", 7), ("FAST", 8), ("SLOW", 9),
+        ("FAST", 9), ("FAST", 10),
+    ]  # fmt: skip
+    assert engine.summary.bars == engine.total_bars == 16
+
+
+async def test_scheduled_opened_closed_bar_by_bar(place: Place) -> None:
+    """Each bar is played by an engine of its own."""
+    candles = bars(
+        QUIET,
+        QUIET,
+        (100.0, 100.0, 97.0, 99.0),  # fills the limit of 98
+        (99.0, 112.0, 98.0, 111.0),
+        QUIET,
+    )
+    context = ("BTC", "scripted", "demo")
+    seen = []
+    for done in range(1, 6):
+        strategy = Scripted({1: LIMIT})
+        engine = await place.run(strategy, candles, until=done)
+        family = place.family
+        schedule, signal = (
+            await family.schedule.read_schedule_data(*context),
+            await family.signal.read_signal_data(*context),
+        )
+        risk = await family.risk.read_position_data("default", "demo")
+        seen.append((
+            schedule and (schedule["priceOpen"], schedule["_isScheduled"]),
+            signal and (signal["priceOpen"], signal["_isScheduled"], signal["pendingAt"]),
+            len(risk),
+            await place.statuses(),
+        ))  # fmt: skip
+    filled = START_MS + 3 * MINUTE
+    assert seen == [
+        (None, None, 0, []),
+        ((98, True), None, 0, ["scheduled"]),
+        (None, (98, False, filled), 1, ["opened"]),
+        (None, None, 0, ["closed"]),
+        (None, None, 0, ["closed"]),
+    ]
+    [row] = await place.rows()
+    assert row["scheduledAt"] == row["createdAt"] == START_MS + 2 * MINUTE
+    assert (row["pendingAt"], row["updatedAt"]) == (filled, filled + MINUTE)
+    assert (row["closeReason"], row["currentPrice"]) == ("take_profit", 110)
+    assert row["pnl"]["pnlCost"] == pytest.approx(1_000 * 12 / 98)
+    assert engine.summary.is_finished
+    assert engine.summary.total.wins == 1
+
+
+@pytest.mark.parametrize(
+    ("figures", "minutes", "reason", "after"),
+    [
+        ([QUIET] * 4, 2, "timeout", 2),
+        ([QUIET, (99.0, 100.0, 98.5, 99.0), QUIET], 3, "timeout", 3),
+        ([QUIET, (95.0, 96.0, 94.0, 95.5), QUIET], 60, "stop_loss", 2),
+        ([(94.0, 99.0, 93.0, 98.0)], 60, "stop_loss", 1),
+    ],
+)
+async def test_limit_entry_is_cancelled(
+    place: Place,
+    figures: list[tuple[float, float, float, float]],
+    minutes: float,
+    reason: str,
+    after: int,
+) -> None:
+    strategy = Scripted({0: LIMIT}, schedule_minutes=minutes)
+    engine = await place.run(strategy, bars(QUIET, *figures))
+    assert await place.statuses() == ["cancelled"]
+    assert await place.family.schedule.read_schedule_data("BTC", "scripted", "demo") is None
+    assert await place.family.signal.read_signal_data("BTC", "scripted", "demo") is None
+    [_, note] = await place.notifications()
+    assert (note["type"], note["cancelReason"]) == ("signal.cancelled", reason)
+    assert note["timestamp"] == START_MS + (after + 1) * MINUTE
+    assert note["duration"] == after
+    assert ("opened", "BTC", after) not in strategy.heard
+    assert ("asked", "BTC", after) in strategy.heard
+    total = engine.summary.total
+    assert (total.cancelled, total.signals, total.profit) == (1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("entry_bar", "status", "price"),
+    [
+        ((100.0, 100.0, 94.0, 96.0), "closed", 95),  # through the limit and on to the stop
+        ((96.0, 97.0, 94.0, 96.0), "closed", 95),
+        ((100.0, 112.0, 97.0, 111.0), "opened", 98),  # the target may have come before the entry
+    ],
+)
+async def test_the_bar_of_a_limit_entry(
+    place: Place, entry_bar: tuple[float, float, float, float], status: str, price: float
+) -> None:
+    await place.run(Scripted({0: LIMIT}), bars(QUIET, entry_bar))
+    [row] = await place.rows()
+    assert (row["status"], row["currentPrice"]) == (status, price)
+
+
+@pytest.mark.parametrize(
+    ("signal", "figures", "reason", "profit"),
+    [
+        (LONG, (100, 111, 99, 110), "take_profit", 100),
+        (LONG, (100, 111, 94, 110), "stop_loss", -50),
+        (LONG, (90, 111, 89, 110), "stop_loss", -100),
+        (SHORT, (100, 101, 89, 90), "take_profit", 100),
+        (SHORT, (108, 109, 89, 90), "stop_loss", -80),
+    ],
+)
+async def test_exits(
+    place: Place,
+    signal: Signal,
+    figures: tuple[float, float, float, float],
+    reason: str,
+    profit: float,
+) -> None:
+    engine = await place.run(Scripted({0: signal}), bars(QUIET, figures, QUIET))
+    [row] = await place.rows()
+    assert (row["status"], row["closeReason"]) == ("closed", reason)
+    assert row["pnl"]["pnlCost"] == pytest.approx(profit)
+    assert engine.summary.total.profit == pytest.approx(profit)
+    assert engine.summary.open_positions == 0
+    worst, best = row["maxDrawdown"]["pnlCost"], row["peakProfit"]["pnlCost"]
+    assert worst <= row["pnl"]["pnlCost"] <= best
+
+
+async def test_time_expires(place: Place) -> None:
+    signal = Signal(
+        position="long", price_take_profit=110, price_stop_loss=95, minute_estimated_time=3
+    )
+    rising = [(100 + n, 101 + n, 99 + n, 100.5 + n) for n in range(6)]
+    await place.run(Scripted({1: signal}), bars(*rising))
+    [row] = await place.rows()
+    assert row["closeReason"] == "time_expired"
+    assert row["closeTimestamp"] == START_MS + 5 * MINUTE
+    assert row["currentPrice"] == 104.5
+    assert row["minuteEstimatedTime"] == 3
+    [*_, note] = await place.notifications()
+    assert (note["type"], note["duration"], note["priceClose"]) == ("signal.closed", 3, 104.5)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "highest"),
+    [(LONG, LONG, 0), (LONG, LONG, 2), (LONG, LONG, 1), (LIMIT, LONG, 1), (LONG, LIMIT, 1)],
+)
+async def test_max_positions(place: Place, first: Signal, second: Signal, highest: int) -> None:
+    figures = [QUIET, QUIET, QUIET, (100.0, 100.0, 97.0, 99.0), QUIET, QUIET]
+    strategy = Scripted({("A", 0): first, ("B", 1): second}, max_positions=highest)
+    engine = await place.run(strategy, {"A": bars(*figures), "B": bars(*figures)})
+    allowed = 2 if highest != 1 else 1
+    assert engine.summary.open_positions == allowed
+    assert [row["symbol"] for row in await place.rows()] == ["A", "B"][:allowed]
+    risk: Any = await place.family.risk.read_position_data("default", "demo")
+    assert [name for name, _ in risk] == ["scripted_demo_A", "scripted_demo_B"][:allowed]
+    refused = [
+        entry for entry in await place.family.log.read_log_data()
+        if entry["topic"] == "risk.rejection"
+    ]  # fmt: skip
+    assert [entry["args"] for entry in refused] == [[{"activePositionCount": 1}]] * (2 - allowed)
+
+
+async def test_summary_of_two_symbols(place: Place) -> None:
+    up, down = (100.0, 111.0, 99.0, 100.0), (100.0, 101.0, 94.0, 100.0)
+    candles = {
+        "A": bars(QUIET, up, QUIET, down, QUIET),
+        "B": bars(QUIET, down, QUIET, down, QUIET),
+    }
+    engine = await place.run(Scripted({0: LONG, 2: LONG, 4: LIMIT}), candles)
+    summary = engine.summary
+    rows = {
+        name: (row.wins, row.losses, round(row.profit, 9)) for name, row in summary.symbols.items()
+    }
+    assert rows == {"A": (1, 1, 50), "B": (0, 2, -100)}
+    total = summary.total
+    assert (total.signals, total.wins, total.losses, total.win_rate) == (4, 1, 3, 25)
+    assert [total.profit, total.peak, total.max_drawdown] == pytest.approx([-50, 100, 150])
+    assert summary.is_finished
+    assert summary.resumed_from == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"position": "up"}, "position"),
+        ({"price_take_profit": math.nan}, "price_take_profit"),
+        ({"price_take_profit": "110"}, "price_take_profit"),
+        ({"price_take_profit": 100}, "price_take_profit"),
+        ({"price_take_profit": 99}, "price_take_profit"),
+        ({"position": "short"}, "price_take_profit"),
+        ({"price_stop_loss": 100}, "price_stop_loss"),
+        ({"price_stop_loss": 101}, "price_stop_loss"),
+        ({"price_stop_loss": 0}, "price_stop_loss"),
+        ({"price_stop_loss": -math.inf}, "price_stop_loss"),
+        ({"price_open": math.inf}, "price_open"),
+        ({"price_open": 0}, "price_open"),
+        ({"price_open": 111}, "price_take_profit"),
+        ({"price_open": 94}, "price_stop_loss"),
+        ({"minute_estimated_time": 0}, "minute_estimated_time"),
+        ({"minute_estimated_time": math.nan}, "minute_estimated_time"),
+        ({"minute_estimated_time": "60"}, "minute_estimated_time"),
+        ({"partial_exit_level": 101}, "partial_exit_level"),
+        ({"partial_exit_level": "50"}, "partial_exit_level"),
+        ({"partial_exit_percent": -1}, "partial_exit_percent"),
+        ({"partial_exit_percent": None}, "partial_exit_percent"),
+    ],
+)
+async def test_a_wrong_signal_is_refused(place: Place, fields: Any, field: str) -> None:
+    values = {"position": "long", "price_take_profit": 110, "price_stop_loss": 95, **fields}
+    engine = await place.engine(Scripted({1: Signal(**values)}), bars(QUIET, QUIET, QUIET))
+    with pytest.raises(InvalidArgumentError) as caught:
+        await engine.run()
+    assert caught.value.field == field
+    assert await place.rows() == []
+
+
+def fail(ctx: Context) -> None:
+    raise KeyError("gone")
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ({1: fail}, "get_signal failed for BTC at 2025-01-01T00:02:00+00:00: KeyError: 'gone'"),
+        ({0: lambda ctx: "long"}, "get_signal answered with str, not with a Signal or None"),
+        ({0: lambda ctx: {}}, "get_signal answered with dict, not with a Signal or None"),
+    ],
+)
+async def test_failures_of_a_strategy_are_named(place: Place, answers: Any, message: str) -> None:
+    engine = await place.engine(Scripted(answers), bars(QUIET, QUIET, QUIET))
+    with pytest.raises(StrategyError) as caught:
+        await engine.run()
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("hook", "minute"), [("opened", 1), ("closed", 2)])
+async def test_failures_of_a_hook_are_named(place: Place, hook: str, minute: int) -> None:
+    strategy = Scripted({0: LONG}, **{hook: lambda ctx, row: fail(ctx)})
+    engine = await place.engine(strategy, bars(QUIET, (100, 111, 99, 100), QUIET))
+    with pytest.raises(StrategyError, match=rf"^{hook} failed for BTC at .*:0{minute}:00.*'gone'"):
+        await engine.run()
+
+
+async def test_a_failed_bar_stores_nothing_and_the_run_carries_on(place: Place) -> None:
+    candles = bars(QUIET, QUIET, (100, 111, 99, 100))
+
+    def half(ctx: Context) -> None:
+        ctx.state("s").write("half done")
+        ctx.log("half done")
+        fail(ctx)
+
+    engine = await place.engine(Scripted({1: half}), candles)
+    with pytest.raises(StrategyError):
+        await engine.run()
+    assert not any("candle" not in name for name in place.tree())
+    await place.run(Scripted({1: LONG}), candles)
+    assert await place.statuses() == ["closed"]
+
+
+async def test_errors_of_the_package_pass_through(place: Place) -> None:
+    def refuse(ctx: Context) -> None:
+        raise FastPersistError("as it is")
+
+    engine = await place.engine(Scripted({0: refuse}), bars(QUIET, QUIET))
+    with pytest.raises(FastPersistError, match=r"^as it is$"):
+        await engine.run()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("name", 3),
+        ("risk_name", ""),
+        ("cost", 0),
+        ("cost", math.inf),
+        ("cost", True),
+        ("fee_percent", -1),
+        ("fee_percent", math.nan),
+        ("schedule_minutes", "120"),
+        ("max_positions", None),
+    ],
+)
+async def test_wrong_attributes_of_a_strategy_are_named(
+    place: Place, name: str, value: Any
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=name):
+        await place.engine(Scripted({}, **{name: value}), bars(QUIET, QUIET))
+
+
+async def test_a_strategy_without_get_signal(place: Place) -> None:
+    engine = await place.engine(Strategy(), bars(QUIET, QUIET))
+    with pytest.raises(StrategyError, match=r"^Strategy has no get_signal$"):
+        await engine.run()
+
+
+class Busy(Strategy):
+    """Uses everything a context offers."""
+
+    cost = 1_000.0
+    fee_percent = 0.1
+    risk_name = "careful"
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.answers: list[Any] = []
+
+    async def get_signal(self, ctx: Context) -> Signal | None:
+        count = ctx.state("count")
+        before = await count.read(default=0)
+        count.write(before + 1)
+        assert await count.read() == before + 1
+        first = await ctx.interval("marks").once("start")
+        assert not await ctx.interval("marks").once("start")
+        memory = ctx.memory("notes")
+        memory.write(f"m{before}", {"n": before}, text=f"Bar number {before}")
+        assert await memory.read(f"m{before}") == {"n": before}
+        assert await memory.read("absent") is None
+        self.answers.append(await memory.search("number bar"))
+        self.answers.append(await memory.search("number 0"))
+        cost: int = await ctx.measure("results").call("cost", self.measured)
+        assert cost == 42
+        if not first:
+            return None
+        ctx.log("topic", 1, {"a": None})
+        ctx.notify("a word")
+        return Signal(
+            position="long", price_take_profit=110, price_stop_loss=95, partial_exit_level=30,
+            partial_exit_percent=25, note="because",
+        )  # fmt: skip
+
+    async def measured(self) -> int:
+        self.calls += 1
+        return 42
+
+
+FIGURES = [QUIET, (100.0, 103.5, 98.9, 103.0), (103.0, 104.0, 102.0, 104.0)]
+
+
+async def test_all_adapters_hold_an_open_position(place: Place) -> None:
+    strategy = Busy()
+    engine = await place.run(strategy, bars(*FIGURES))
+    family = place.family
+    context = ("BTC", "Busy", "demo")
+    opened, partial_at, end = (START_MS + minutes * MINUTE for minutes in (1, 2, 3))
+
+    [row] = await place.rows()
+    identity = row["id"]
+    signal = await family.signal.read_signal_data(*context)
+    assert signal == {
+        "id": identity,
+        "symbol": "BTC",
+        "strategyName": "Busy",
+        "exchangeName": "demo",
+        "frameName": "20250101T0000-20250101T0003",
+        "position": "long",
+        "note": "because",
+        "priceOpen": 100,
+        "priceTakeProfit": 110,
+        "priceStopLoss": 95,
+        "minuteEstimatedTime": math.inf,
+        "cost": 1_000,
+        "multiplier": 1,
+        "isolated": True,
+        "scheduledAt": opened,
+        "pendingAt": opened,
+        "timestamp": opened,
+        "_isScheduled": False,
+        "_partial": [
+            {
+                "type": "profit",
+                "percent": 25,
+                "currentPrice": 103,
+                "costBasisAtClose": 1_000,
+                "entryCountAtClose": 1,
+                "timestamp": partial_at,
+            }
+        ],
+    }
+    assert {**row, **signal} == row
+    assert (row["status"], row["partialExecuted"], row["totalPartials"]) == ("opened", 25, 1)
+    # 250 at 103: 7.5 - 0.25 - 0.2575; 750 at 103: 22.5 - 0.75 - 0.7725
+    assert row["pnl"]["pnlCost"] == pytest.approx(6.9925 + 20.9775)
+    assert await family.schedule.read_schedule_data(*context) is None
+    assert await family.risk.read_position_data("careful", "demo") == [
+        [
+            "Busy_demo_BTC",
+            {
+                "strategyName": "Busy",
+                "exchangeName": "demo",
+                "frameName": engine.frame_name,
+                "symbol": "BTC",
+                "position": "long",
+                "priceOpen": 100,
+                "priceStopLoss": 95,
+                "priceTakeProfit": 110,
+                "minuteEstimatedTime": math.inf,
+                "openTimestamp": opened,
+            },
+        ]
+    ]
+    recent = await family.recent.read_recent_data(*context, engine.frame_name, True)
+    assert recent is not None
+    assert (recent["id"], recent["totalPartials"]) == (identity, 1)
+    assert await family.partial.read_partial_data(*context, identity) == {
+        identity: {"profitLevels": [10, 20, 30, 40], "lossLevels": [10, 20]}
+    }
+    breakeven = await family.breakeven.read_breakeven_data(*context, identity)
+    assert breakeven == {identity: {"reached": True}}
+
+    notes = await place.notifications()
+    kinds = [(note["timestamp"], note["type"], note.get("level")) for note in notes]
+    assert kinds == [
+        (opened, "signal.info", None),
+        (opened, "signal.opened", None),
+        (partial_at, "breakeven.available", None),
+        (partial_at, "partial_loss.available", 10),
+        (partial_at, "partial_loss.available", 20),
+        (partial_at, "partial_profit.available", 10),
+        (partial_at, "partial_profit.available", 20),
+        (partial_at, "partial_profit.available", 30),
+        (partial_at, "partial_profit.commit", None),
+        (end, "partial_profit.available", 40),
+    ]
+    assert notes[0]["note"] == "a word"
+    assert {note["signalId"] for note in notes[1:]} == {identity}
+    assert len({note["id"] for note in notes}) == len(notes)
+
+    log = await family.log.read_log_data()
+    assert {entry["topic"]: entry["args"] for entry in log} == {
+        "topic": [1, {"a": None}],
+        "signal.opened": [identity, "BTC", 100],
+    }
+    assert {entry["createdAt"] for entry in log} == {"2025-01-01T00:01:00.000Z"}
+
+    session = await family.session.read_session_data(
+        "Busy", "demo", engine.frame_name, "@BTC", True
+    )
+    assert session is not None
+    assert session["when"] == end
+    state = session["data"]["state"]
+    assert state["lanes"][0]["next_index"] == 3
+    assert state["lanes"][0]["open"]["id"] == identity
+    assert state["summary"]["is_finished"] is True
+
+
+async def test_all_adapters_hold_what_the_strategy_kept(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy = Busy()
+    owners: list[tuple[str, str]] = []
+
+    def note_owner(ctx: Context, row: dict[str, Any]) -> None:
+        owners.append((ctx.owner, ctx.run_id))
+
+    monkeypatch.setattr(strategy, "opened", note_owner)
+    stopped = (100.0, 100.0, 90.0, 96.0)
+    await place.run(strategy, bars(QUIET, stopped, QUIET))
+    family = place.family
+    [(owner, run_id)] = owners
+    assert owner == f"Busy_BTC_{run_id}"
+    end = START_MS + 3 * MINUTE
+    state = await family.state.read_state_data(owner, "count")
+    assert state == {"id": f"{owner}_count", "data": 3, "when": end}
+    items = [item async for item in family.memory.list_memory_data(owner, "notes")]
+    assert [(item["memoryId"], item["data"]["data"], item["data"]["index"]) for item in items] == [
+        (f"m{n}", {"n": n}, f"Bar number {n}") for n in range(3)
+    ]
+    assert strategy.answers == [
+        [("m0", {"n": 0})], [("m0", {"n": 0})],
+        [("m0", {"n": 0}), ("m1", {"n": 1})], [("m0", {"n": 0})],
+        [("m0", {"n": 0}), ("m1", {"n": 1}), ("m2", {"n": 2})], [("m0", {"n": 0})],
+    ]  # fmt: skip
+    assert await family.measure.read_measure_data("results", "cost") == {
+        "id": "cost", "data": 42, "removed": False,
+    }  # fmt: skip
+    assert strategy.calls == 1
+    bucket = f"marks_{run_id}"
+    assert [key async for key in family.interval.list_interval_data(bucket)] == ["start"]
+    marker = await family.interval.read_interval_data(bucket, "start")
+    assert marker is not None
+    assert marker["when"] == "2025-01-01T00:01:00.000Z"
+    assert [entry["topic"] for entry in await family.log.read_log_data()].count(
+        "signal.closed"
+    ) == 1
+
+
+def walk() -> list[Candle]:
+    return random_walk(100, seed=3, volatility=1.0, gaps=[30, 31])
+
+
+def at_market(kind: str, *, limit: float = 0.0) -> Answer:
+    def answer(ctx: Context) -> Signal:
+        side = 1 if kind == "long" else -1
+        entry = ctx.price - side * limit
+        return Signal(
+            position=kind,  # type: ignore[arg-type]  # one of the two
+            price_open=entry if limit else None,
+            price_take_profit=entry + side * 3,
+            price_stop_loss=entry - side * 2,
+            minute_estimated_time=40,
+            partial_exit_level=50,
+        )
+
+    return answer
+
+
+class Trader(Scripted):
+    """Trades a random walk and keeps state of its own."""
+
+    def __init__(self) -> None:
+        kinds = (at_market("long"), at_market("short"), at_market("long", limit=1.0))
+        super().__init__(
+            {index: kinds[index // 9 % 3] for index in range(0, 100, 9)}, schedule_minutes=5
+        )
+
+    async def get_signal(self, ctx: Context) -> Any:
+        answer = await super().get_signal(ctx)
+        if answer is not None and await ctx.interval("once").once(str(index_of(ctx))):
+            state = ctx.state("signals")
+            count = await state.read(default=0) + 1
+            state.write(count)
+            ctx.memory("signals").write(str(ctx.when_ms), count)
+            return answer
+        return None
+
+
+async def test_two_runs_store_the_same(tmp_path: Path) -> None:
+    places = [Place(tmp_path / name) for name in "ab"]
+    summaries = []
+    for place in places:
+        engine = await place.run(Trader(), {"A": walk(), "B": random_walk(80, seed=4)})
+        summaries.append(engine.summary)
+    assert places[0].tree() == places[1].tree()
+    assert summaries[0] == summaries[1]
+    total = summaries[0].total
+    assert min(total.wins, total.losses, total.cancelled) > 0
+    assert any(row["totalPartials"] for row in await places[0].rows())
+
+
+@pytest.mark.parametrize("until", [1, 9, 10, 11, 12, 37, 97, 98])
+async def test_a_run_in_two_parts_stores_the_same(tmp_path: Path, until: int) -> None:
+    whole, parts = Place(tmp_path / "whole"), Place(tmp_path / "parts")
+    summary = (await whole.run(Trader(), walk())).summary
+    first = await parts.run(Trader(), walk(), until=until)
+    assert first.summary.bars == until
+    second = await parts.run(Trader(), walk())
+    assert second.summary.resumed_from <= until
+    assert parts.tree() == whole.tree()
+    assert second.summary.to_state() == summary.to_state()
+
+
+async def test_a_finished_run_is_left_alone(place: Place) -> None:
+    first = await place.run(Trader(), walk())
+    tree = place.tree()
+    strategy = Trader()
+    again = await place.run(strategy, walk())
+    assert strategy.heard == []
+    assert again.summary.is_finished
+    assert again.summary.resumed_from == again.summary.bars == 98
+    assert again.summary.total == first.summary.total
+    assert place.tree() == tree
+
+
+async def test_a_run_made_from_something_else_is_refused(place: Place) -> None:
+    await place.run(Trader(), walk(), until=50)
+    with pytest.raises(RunMismatchError, match=r"another strategy file.*\(begin anew with --fresh"):
+        await place.engine(Trader(), walk(), fingerprint="g")
+    carried_on = await place.run(Trader(), walk())
+    assert carried_on.summary.is_finished
+    assert carried_on.summary.resumed_from > 0
+
+
+@pytest.mark.parametrize("until", [None, 12, 50])
+@pytest.mark.parametrize("fingerprint", ["f", "g"])
+async def test_a_fresh_run_is_like_the_first(
+    place: Place, until: int | None, fingerprint: str
+) -> None:
+    expected = (await place.run(Trader(), walk())).summary
+    for _ in range(2):
+        await place.run(Trader(), walk(), fresh=True, until=until)
+        engine = await place.run(Trader(), walk(), fresh=True, fingerprint=fingerprint)
+        assert engine.summary == expected
+
+
+async def test_a_fresh_run_clears_the_open_position(place: Place) -> None:
+    candles = bars(*[QUIET] * 5)
+    context = ("BTC", "scripted", "demo")
+    for signal in (LONG, LIMIT):
+        await place.run(Scripted({0: signal}), candles, fresh=True)
+        await place.run(Scripted({}), candles, fresh=True, until=1)
+        assert await place.family.signal.read_signal_data(*context) is None
+        assert await place.family.schedule.read_schedule_data(*context) is None
+        assert await place.family.risk.read_position_data("default", "demo") == []
+
+
+async def test_runs_over_other_candles_do_not_meet(place: Place, tmp_path: Path) -> None:
+    """State, memory and markers belong to a run, not to the name of a strategy."""
+    alone = Place(tmp_path / "alone")
+    expected = (await alone.run(Trader(), walk())).summary
+    await place.run(Trader(), walk()[:50])
+    await place.run(Trader(), walk(), until=40)
+    await place.run(Trader(), walk()[:60])
+    engine = await place.run(Trader(), walk())
+    assert engine.summary.total == expected.total
