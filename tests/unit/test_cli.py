@@ -191,7 +191,7 @@ def test_run_with_dummy_keeps_nothing(work: Path, capsys: pytest.CaptureFixture[
     assert found["total"]["signals"] == found["total"]["wins"] + found["total"]["losses"] > 3
     assert found["symbols"]["BTCUSDT"]["profit"] == found["total"]["profit"]
     assert found["events"] > 0
-    assert sorted(path for path in work.rglob("*") if path.name != "__pycache__") == before
+    assert sorted(path for path in work.rglob("*") if "__pycache__" not in path.parts) == before
 
 
 def test_run_with_files_keeps_everything(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
