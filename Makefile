@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 CANDLES ?=
 STRATEGY ?= examples/ema_cross.py
+ARGS ?=
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -12,7 +13,7 @@ WORKERS ?= 2
 .PHONY: demo test test-pure lint types bench clean up down check-python
 
 demo: $(VENV)/.demo
-	$(BIN)/python examples/demo.py --strategy $(STRATEGY) $(if $(CANDLES),--candles $(CANDLES))
+	$(BIN)/python examples/demo.py --strategy $(STRATEGY) $(ARGS) $(if $(CANDLES),--candles $(CANDLES))
 
 test: $(VENV)/.dev
 	FASTPERSIST_PURE=1 $(BIN)/python -m pytest -q -n $(WORKERS) tests/unit tests/contract $(PYTEST_ARGS)

@@ -42,11 +42,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--strategy", default="examples/ema_cross.py")
     parser.add_argument("--candles", nargs="*")
-    arguments = parser.parse_args()
+    arguments, further = parser.parse_known_args()
     candles = arguments.candles or [str(demo_candles(Path(".cache")))]
     from fastpersist.cli import main as fastpersist
 
-    return fastpersist(["run", arguments.strategy, "--candles", *candles])
+    return fastpersist(["run", arguments.strategy, *further, "--candles", *candles])
 
 
 if __name__ == "__main__":

@@ -173,9 +173,12 @@ async def _run(
         _stop_on_signals(engine, interrupted)
         resumed_from = engine.summary.resumed_from
         if resumed_from and not options.as_json:
-            what = "is finished already" if engine.summary.is_finished else "carries on"
+            is_finished = engine.summary.is_finished
+            what = "is finished already" if is_finished else "carries on"
+            way_out = "; --fresh begins anew" if is_finished else ""
             progress.console.print(
-                f"a stored run {what}: {resumed_from:,} of {engine.total_bars:,} bars were done",
+                f"a stored run {what}: {resumed_from:,} of {engine.total_bars:,} bars were done"
+                f"{way_out}",
                 highlight=False,
             )
         seconds = await _replay(engine, progress)
