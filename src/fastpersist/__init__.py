@@ -24,7 +24,7 @@ from .errors import (
     StoreUnavailableError,
 )
 from .hot import has_extensions
-from .own_domains import declare_entry_domain, declare_list_domain, declare_value_domain
+from .own_domains import EntryDomain, ListDomain, ValueDomain
 from .registry import (
     PersistBreakevenAdapter,
     PersistCandleAdapter,
@@ -54,6 +54,7 @@ __all__ = [
     "ConfigurationError",
     "CorruptDataError",
     "Domain",
+    "EntryDomain",
     "EventLoopError",
     "FastPersistError",
     "Field",
@@ -61,6 +62,7 @@ __all__ = [
     "InvalidCandleError",
     "InvalidDocumentError",
     "LegacyIndexError",
+    "ListDomain",
     "LocalServerError",
     "LookAheadError",
     "PersistBreakevenAdapter",
@@ -83,11 +85,9 @@ __all__ = [
     "Store",
     "StoreError",
     "StoreUnavailableError",
+    "ValueDomain",
     "__version__",
     "current_simulated_time",
-    "declare_entry_domain",
-    "declare_list_domain",
-    "declare_value_domain",
     "has_extensions",
     "open",
     "registries",

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from .domains import Domain, Field, Shape
-from .own_domains import ValueDomain, register_domain
+from .own_domains import ValueDomain
 from .payloads import checked_record, repair_signal
 from .times import When
 
@@ -24,27 +23,6 @@ __all__ = [
 StrategyData = dict[str, Any]
 """Pending ids, queued commits and the signals in between states of a live strategy."""
 
-STRATEGY: Final = Domain(
-    name="strategy",
-    shape=Shape.VALUE,
-    collection="strategy-items",
-    namespace="strategy_cache",
-    key=(Field("symbol"), Field("strategyName"), Field("exchangeName")),
-    context_size=3,
-    cache_order=("exchangeName", "strategyName", "symbol"),
-    file="data/strategy/{symbol}_{strategyName}_{exchangeName}/strategy.json",
-)
-DICTIONARY: Final = Domain(
-    name="dictionary",
-    shape=Shape.VALUE,
-    collection="dictionary-items",
-    namespace="dictionary_cache",
-    key=(Field("signalId"), Field("dictionaryName")),
-    context_size=2,
-    cache_order=("signalId", "dictionaryName"),
-    has_when=True,
-    file="dictionary/{signalId}/{dictionaryName}/{dictionaryName}.json",
-)
 _SIGNALS_OF_A_STRATEGY: Final = (
     "closedSignal",
     "cancelledSignal",
@@ -92,11 +70,25 @@ class DictionaryDomain(ValueDomain[Any]):
         await self.write(signal_id, dictionary_name, data=data, when=when)
 
 
-PersistStrategyAdapter = StrategyDomain(STRATEGY)
-PersistDictionaryAdapter = DictionaryDomain(DICTIONARY)
+PersistStrategyAdapter = StrategyDomain.declare(
+    "strategy",
+    collection="strategy-items",
+    context=("symbol", "strategyName", "exchangeName"),
+    cache_order=("exchangeName", "strategyName", "symbol"),
+    file="data/strategy/{symbol}_{strategyName}_{exchangeName}/strategy.json",
+    install=False,
+)
+PersistDictionaryAdapter = DictionaryDomain.declare(
+    "dictionary",
+    collection="dictionary-items",
+    context=("signalId", "dictionaryName"),
+    has_when=True,
+    file="dictionary/{signalId}/{dictionaryName}/{dictionaryName}.json",
+    install=False,
+)
 
 
 def install() -> None:
     """Serve both domains from the same family as the fifteen; calling it again changes nothing."""
-    register_domain(PersistStrategyAdapter)
-    register_domain(PersistDictionaryAdapter)
+    PersistStrategyAdapter.install()
+    PersistDictionaryAdapter.install()

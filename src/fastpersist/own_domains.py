@@ -1,13 +1,14 @@
 """Own domains: a user's sixteenth domain, declared in one place.
 
 A declared domain gets what the fifteen have: collection, unique index, id cache, db service and the
-three families, with soft deletion or look-ahead protection where asked for. The container's 33
+three families; values and entries have look-ahead protection where asked for. The container's 33
 services stay as they are; the services of declared domains live beside them.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import astuple
 from typing import Any, Generic, Literal, TypeVar, cast
 
 from .adapters.backend import Backend
@@ -22,18 +23,14 @@ __all__ = [
     "ListDomain",
     "OwnDomain",
     "ValueDomain",
-    "declare_entry_domain",
-    "declare_list_domain",
-    "declare_value_domain",
     "declared_domains",
-    "register_domain",
 ]
 
 PayloadT = TypeVar("PayloadT")
 OwnInstanceT = TypeVar("OwnInstanceT", bound=Instance)
 OwnDomainT = TypeVar("OwnDomainT", bound="OwnDomain[Any]")
 
-_registered: dict[str, OwnDomain[Any]] = {}
+_installed: dict[str, OwnDomain[Any]] = {}
 
 
 class OwnDomain(Registry[OwnInstanceT]):
@@ -42,6 +39,48 @@ class OwnDomain(Registry[OwnInstanceT]):
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
         super().__init__()
+
+    @property
+    def methods(self) -> frozenset[str]:
+        """Names of the methods that an adapter of this domain has."""
+        return frozenset(name for name in dir(self._instance_class) if not name.startswith("_"))
+
+    def use_adapter(self, adapter: Callable[..., OwnInstanceT]) -> None:
+        """Serve the domain from instances that `adapter` makes of a context."""
+        self._use(adapter)
+
+    def install(self) -> None:
+        """Serve the domain from the family of the process, now and after ``setup()``.
+
+        Calling it again changes nothing.
+
+        Raises:
+            ConfigurationError: Name, collection or namespace is taken by another domain.
+        """
+        ours = self.domain
+        others = [*DOMAINS, *(other.domain for other in _installed.values() if other is not self)]
+        for other in others:
+            for what in ("name", "collection", "namespace"):
+                if getattr(ours, what) == getattr(other, what):
+                    raise ConfigurationError(
+                        ours.name,
+                        f"the {what} {getattr(ours, what)!r} belongs to {other.name!r}",
+                        hint="choose another, or declare the domain once and share its registry",
+                    )
+        if _installed.get(ours.name) is not self:
+            _installed[ours.name] = self
+            self.use_backend(registries.backend)
+
+    @classmethod
+    def _declared(cls: type[OwnDomainT], domain: Domain, install: bool) -> OwnDomainT:
+        known = _installed.get(domain.name)
+        # The same declaration again, as in a notebook cell that is run twice, is no conflict.
+        if type(known) is cls and astuple(known.domain) == astuple(domain):
+            return known
+        declared = cls(domain)
+        if install:
+            declared.install()
+        return declared
 
     def _make(self, backend: Backend, *context: Any) -> OwnInstanceT:
         if len(context) != self.domain.context_size:
@@ -62,6 +101,49 @@ class ValueDomain(OwnDomain[ValueInstance], Generic[PayloadT]):
 
     _instance_class = ValueInstance
 
+    @classmethod
+    def declare(
+        cls: type[OwnDomainT],
+        name: str,
+        *,
+        collection: str,
+        context: Sequence[str | Field],
+        has_when: bool = False,
+        absent: Literal["none", "list", "dict"] = "none",
+        cache_order: Sequence[str] | None = None,
+        file: str | None = None,
+        install: bool = True,
+    ) -> OwnDomainT:
+        """Declare a domain with one value per context and return its registry.
+
+        Args:
+            name: Word for the domain, in snake_case; the Redis namespace is ``<name>_cache``.
+            collection: MongoDB collection.
+            context: Stored names of the fields that make the unique key, in index order.
+            has_when: Whether writes store their simulated time, which protects reads.
+            absent: What a read answers when there is nothing.
+            cache_order: Stored names in the order of the Redis key; that of the key by default.
+            file: Path of a row below the ``dump`` folder, with ``{storedName}`` for key fields and
+                ``{mode}`` for ``backtest``.
+            install: Whether :meth:`install` is called; later if not.
+
+        Raises:
+            ConfigurationError: Name or collection is taken, or the declaration is malformed.
+        """
+        key = _fields(context)
+        domain = _domain(
+            name,
+            Shape.VALUE,
+            collection,
+            key,
+            context_size=len(key),
+            cache_order=cache_order,
+            file=file or f"data/{name}/{_joined(key)}/{name}.json",
+            has_when=has_when,
+            absent=absent,
+        )
+        return cls._declared(domain, install)
+
     async def read(self, *context: Any, when: When | None = None) -> PayloadT:
         """Return the value, or what the domain answers for absent."""
         instance = await self._ready(*context)
@@ -77,6 +159,49 @@ class EntryDomain(OwnDomain[EntryInstance], Generic[PayloadT]):
     """A declared domain with keyed entries and soft deletion."""
 
     _instance_class = EntryInstance
+
+    @classmethod
+    def declare(
+        cls: type[OwnDomainT],
+        name: str,
+        *,
+        collection: str,
+        context: Sequence[str | Field],
+        key: str = "entryKey",
+        has_when: bool = False,
+        cache_order: Sequence[str] | None = None,
+        file: str | None = None,
+        install: bool = True,
+    ) -> OwnDomainT:
+        """Declare a domain with keyed, softly deleted entries and return its registry.
+
+        Args:
+            name: Word for the domain, in snake_case; the Redis namespace is ``<name>_cache``.
+            collection: MongoDB collection.
+            context: Stored names of the fields that make a bucket, in index order.
+            key: Stored name of the field that tells the entries of a bucket apart.
+            has_when: Whether writes store their simulated time, which protects reads.
+            cache_order: Stored names in the order of the Redis key; that of the key by default.
+            file: Path of a row below the ``dump`` folder, with ``{storedName}`` for key fields and
+                ``{mode}`` for ``backtest``.
+            install: Whether :meth:`install` is called; later if not.
+
+        Raises:
+            ConfigurationError: Name or collection is taken, or the declaration is malformed.
+        """
+        fields = _fields(context)
+        domain = _domain(
+            name,
+            Shape.ENTRY,
+            collection,
+            (*fields, *_fields((key,), "key")),
+            context_size=len(fields),
+            cache_order=cache_order,
+            file=file or f"data/{name}/{_joined(fields)}/{{{key}}}.json",
+            has_when=has_when,
+            list_filter=(*(field.stored for field in fields), "removed"),
+        )
+        return cls._declared(domain, install)
 
     async def read(self, *context: Any, key: str, when: When | None = None) -> PayloadT | None:
         """Return the entry, or None when it is absent or removed."""
@@ -120,6 +245,56 @@ class ListDomain(OwnDomain[ListInstance], Generic[PayloadT]):
 
     _instance_class = ListInstance
 
+    @classmethod
+    def declare(
+        cls: type[OwnDomainT],
+        name: str,
+        *,
+        collection: str,
+        context: Sequence[str | Field],
+        key: str = "entryId",
+        row_id: str = "id",
+        append_only: bool = False,
+        cache_order: Sequence[str] | None = None,
+        file: str | None = None,
+        install: bool = True,
+    ) -> OwnDomainT:
+        """Declare a domain whose rows carry ids and are read as a list; return its registry.
+
+        Its rows carry no simulated time, so nothing of it is hidden in a simulation.
+
+        Args:
+            name: Word for the domain, in snake_case; the Redis namespace is ``<name>_cache``.
+            collection: MongoDB collection.
+            context: Stored names of the fields that a list belongs to, in index order.
+            key: Stored name under which the row's id becomes part of the unique key.
+            row_id: Field of a row that holds its id.
+            append_only: Whether a row that exists is left as it is.
+            cache_order: Stored names in the order of the Redis key; that of the key by default.
+            file: Path of a row below the ``dump`` folder, with ``{storedName}`` for key fields and
+                ``{mode}`` for ``backtest``.
+            install: Whether :meth:`install` is called; later if not.
+
+        Raises:
+            ConfigurationError: Name or collection is taken, or the declaration is malformed.
+        """
+        fields = _fields(context)
+        domain = _domain(
+            name,
+            Shape.LIST,
+            collection,
+            (*fields, *_fields((key,), "key")),
+            context_size=len(fields),
+            cache_order=cache_order,
+            file=file or f"data/{name}/{_joined(fields)}/{{{key}}}.json",
+            row_id=row_id,
+            append_only=append_only,
+            newest_by="createDate",
+            absent="list",
+            list_filter=tuple(field.stored for field in fields),
+        )
+        return cls._declared(domain, install)
+
     async def read(self, *context: Any, limit: int | None = None) -> list[PayloadT]:
         """Return the newest `limit` rows, None for all."""
         instance = await self._ready(*context)
@@ -131,144 +306,9 @@ class ListDomain(OwnDomain[ListInstance], Generic[PayloadT]):
         await instance.write(rows)
 
 
-def declare_value_domain(
-    name: str,
-    *,
-    collection: str,
-    context: Sequence[str | Field],
-    has_when: bool = False,
-    absent: Literal["none", "list", "dict"] = "none",
-) -> ValueDomain[Any]:
-    """Declare a domain with one value per context and return its registry.
-
-    Args:
-        name: Word for the domain, in snake_case; the Redis namespace is ``<name>_cache``.
-        collection: MongoDB collection.
-        context: Stored names of the fields that make the unique key, in index order.
-        has_when: Whether writes store their simulated time, which protects reads.
-        absent: What a read answers when there is nothing.
-
-    Raises:
-        ConfigurationError: Name or collection is taken, or the context is malformed.
-    """
-    key = _fields(context)
-    return register_domain(
-        ValueDomain(
-            _domain(
-                name,
-                Shape.VALUE,
-                collection,
-                key,
-                len(key),
-                f"data/{name}/{_joined(key)}/{name}.json",
-                has_when=has_when,
-                absent=absent,
-            )
-        )
-    )
-
-
-def declare_entry_domain(
-    name: str,
-    *,
-    collection: str,
-    context: Sequence[str | Field],
-    key: str = "entryKey",
-    has_when: bool = False,
-) -> EntryDomain[Any]:
-    """Declare a domain with keyed, softly deleted entries and return its registry.
-
-    Args:
-        name: Word for the domain, in snake_case; the Redis namespace is ``<name>_cache``.
-        collection: MongoDB collection.
-        context: Stored names of the fields that make a bucket, in index order.
-        key: Stored name of the field that tells the entries of a bucket apart.
-        has_when: Whether writes store their simulated time, which protects reads.
-
-    Raises:
-        ConfigurationError: Name or collection is taken, or the context is malformed.
-    """
-    fields = _fields(context)
-    return register_domain(
-        EntryDomain(
-            _domain(
-                name,
-                Shape.ENTRY,
-                collection,
-                (*fields, *_fields((key,), "key")),
-                len(fields),
-                f"data/{name}/{_joined(fields)}/{{{key}}}.json",
-                has_when=has_when,
-                list_filter=(*(field.stored for field in fields), "removed"),
-            )
-        )
-    )
-
-
-def declare_list_domain(
-    name: str,
-    *,
-    collection: str,
-    context: Sequence[str | Field],
-    key: str = "entryId",
-    row_id: str = "id",
-    append_only: bool = False,
-) -> ListDomain[Any]:
-    """Declare a domain whose rows carry ids and are read as a list; return its registry.
-
-    Args:
-        name: Word for the domain, in snake_case; the Redis namespace is ``<name>_cache``.
-        collection: MongoDB collection.
-        context: Stored names of the fields that a list belongs to, in index order.
-        key: Stored name under which the row's id becomes part of the unique key.
-        row_id: Field of a row that holds its id.
-        append_only: Whether a row that exists is left as it is.
-
-    Raises:
-        ConfigurationError: Name or collection is taken, or the context is malformed.
-    """
-    fields = _fields(context)
-    return register_domain(
-        ListDomain(
-            _domain(
-                name,
-                Shape.LIST,
-                collection,
-                (*fields, *_fields((key,), "key")),
-                len(fields),
-                f"data/{name}/{_joined(fields)}/{{{key}}}.json",
-                row_id=row_id,
-                append_only=append_only,
-                newest_by="createDate",
-                absent="list",
-                list_filter=tuple(field.stored for field in fields),
-            )
-        )
-    )
-
-
-def register_domain(domain: OwnDomainT) -> OwnDomainT:
-    """Serve a declared domain from the same family as the fifteen, now and after ``setup()``.
-
-    Raises:
-        ConfigurationError: Its name, collection or namespace is taken by another domain.
-    """
-    ours = domain.domain
-    others = [*DOMAINS, *(other.domain for other in _registered.values() if other is not domain)]
-    for other in others:
-        for what in ("name", "collection", "namespace"):
-            if getattr(ours, what) == getattr(other, what):
-                raise ConfigurationError(
-                    ours.name, f"the {what} {getattr(ours, what)!r} belongs to {other.name!r}"
-                )
-    _registered[ours.name] = domain
-    domain.use_backend(registries.backend)
-    return domain
-
-
 def declared_domains() -> tuple[OwnDomain[Any], ...]:
-    """Return the registries of all domains that were declared in this process."""
-    return tuple(_registered.values())
+    """Return the registries of all installed declared domains."""
+    return tuple(_installed.values())
 
 
 def _domain(
@@ -276,23 +316,22 @@ def _domain(
     shape: Shape,
     collection: str,
     key: tuple[Field, ...],
-    context_size: int,
-    file: str,
+    *,
+    cache_order: Sequence[str] | None,
     **flags: Any,
 ) -> Domain:
     if not name.isidentifier():
         raise ConfigurationError("name", f"must be an identifier, got {name!r:.60}")
     if not collection or "$" in collection or "\0" in collection:
         raise ConfigurationError("collection", f"no name of a collection: {collection!r:.60}")
+    stored = tuple(field.stored for field in key)
     return Domain(
         name=name,
         shape=shape,
         collection=collection,
         namespace=f"{name}_cache",
         key=key,
-        context_size=context_size,
-        cache_order=tuple(field.stored for field in key),
-        file=file,
+        cache_order=stored if cache_order is None else tuple(cache_order),
         **flags,
     )
 

@@ -106,6 +106,7 @@ __all__ = [
 
 InstanceT = TypeVar("InstanceT", bound=PersistInstance)
 
+_METHOD_PREFIXES = ("read_", "write_", "remove_", "list_", "has_")
 _FILES = FilesBackend()
 _DUMMY = DummyBackend()
 
@@ -119,6 +120,15 @@ class Registry(Generic[InstanceT]):
         self._memo: dict[tuple[Any, ...], InstanceT] = {}
         self._factory: Callable[..., InstanceT]
         self.use_json()
+
+    @property
+    def methods(self) -> frozenset[str]:
+        """Names of the methods that an adapter of this domain has."""
+        return frozenset(
+            name
+            for name in dir(self._instance_class)
+            if name.startswith(_METHOD_PREFIXES) or name == "wait_for_init"
+        )
 
     def use_backend(self, backend: Backend) -> None:
         """Serve the domain from `backend` and forget all instances."""
@@ -141,15 +151,29 @@ class Registry(Generic[InstanceT]):
         return instance
 
     def _use(self, factory: Callable[..., InstanceT]) -> None:
+        if not callable(factory):
+            raise InvalidArgumentError("adapter", f"expected a class, got {type(factory).__name__}")
         self._factory = factory
         self.clear()
+
+    def _new(self, context: tuple[Any, ...]) -> InstanceT:
+        instance = self._factory(*context)
+        missing = [
+            name for name in sorted(self.methods) if not callable(getattr(instance, name, None))
+        ]
+        if missing:
+            raise InvalidArgumentError(
+                "adapter", f"{type(instance).__name__} has no {', '.join(missing)}"
+            )
+        self._memo[context] = instance
+        return instance
 
     async def _ready(self, *context: Any) -> InstanceT:
         instance = self._find(context)
         if instance is not None:
             await instance.wait_for_init(False)
             return instance
-        instance = self._memo[context] = self._factory(*context)
+        instance = self._new(context)
         await self._initialise(instance, context, True)
         return instance
 
@@ -174,7 +198,7 @@ class Registry(Generic[InstanceT]):
         if instance is not None:
             await instance.wait_for_init(False)
             return
-        instance = self._memo[context] = self._factory(*context)
+        instance = self._new(context)
         await self._initialise(instance, context, initial)
 
     def _dispose(self, *context: Any) -> None:

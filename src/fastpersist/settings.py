@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, fields
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, Final, get_args
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from pymongo.errors import ConfigurationError as MongoConfigurationError
 from pymongo.errors import InvalidURI
 from pymongo.uri_parser import parse_uri
+from redis.asyncio import ConnectionPool
 
 from .errors import ConfigurationError
 from .times import LookAheadPolicy
@@ -201,13 +202,26 @@ def _check_mongo_url(setting: str, url: object) -> None:
         return  # parsing one needs DNS, which belongs to connecting
     if not url.startswith("mongodb://"):
         raise ConfigurationError(setting, "not a MongoDB connection string", hint=hint)
-    try:
-        parse_uri(url, validate=True, warn=False)
-    except (InvalidURI, MongoConfigurationError, ValueError, TypeError):
+    if _is_refused(url):
         # The driver's text may repeat parts of the URL, a password among them.
-        raise ConfigurationError(
-            setting, "not a valid MongoDB connection string", hint=hint
-        ) from None
+        head, _, options = url.partition("?")
+        faulty = [
+            option.partition("=")[0]
+            for option in options.split("&")
+            if options and _is_refused(f"mongodb://host/?{option}")
+        ]
+        if faulty and not _is_refused(head):
+            names = ", ".join(f"{name!r:.60}" for name in faulty)
+            raise ConfigurationError(setting, f"unknown or wrong options: {names}")
+        raise ConfigurationError(setting, "not a valid MongoDB connection string", hint=hint)
+
+
+def _is_refused(mongo_url: str) -> bool:
+    try:
+        parse_uri(mongo_url, validate=True, warn=False)
+    except (InvalidURI, MongoConfigurationError, OSError, ValueError, TypeError):
+        return True
+    return False
 
 
 def _check_redis_url(setting: str, url: object) -> None:
@@ -226,12 +240,28 @@ def _check_redis_url(setting: str, url: object) -> None:
     if parts.scheme == "unix":
         if not parts.path:
             raise ConfigurationError(setting, "the path of the socket is missing", hint=hint)
-        return
-    if port == 0 or not parts.hostname:
-        raise ConfigurationError(setting, "host or port is missing", hint=hint)
-    database = parts.path.strip("/")
-    if database and not database.isdecimal():
-        raise ConfigurationError(setting, "the database must be a number", hint=hint)
+    else:
+        if port == 0 or not parts.hostname:
+            raise ConfigurationError(setting, "host or port is missing", hint=hint)
+        database = parts.path.strip("/")
+        if database and not database.isdecimal():
+            raise ConfigurationError(setting, "the database must be a number", hint=hint)
+    _check_redis_options(setting, url, parts.query)
+
+
+def _check_redis_options(setting: str, url: str, query: str) -> None:
+    names = sorted(parse_qs(query, keep_blank_values=True))
+    # The client looks at options when it makes a connection; making one opens no socket.
+    try:
+        pool = ConnectionPool.from_url(url)
+        pool.connection_class(**pool.connection_kwargs)
+    except Exception:  # of whatever kind; its text may repeat values of the URL
+        known = f"one of {', '.join(names)}" if names else "the URL"
+        raise ConfigurationError(setting, f"the client refuses {known}") from None
+    for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        path = pool.connection_kwargs.get(name)
+        if path and not Path(path).is_file():
+            raise ConfigurationError(setting, f"{name}: no such file: {path}")
 
 
 def _parse_bool(text: str) -> bool:

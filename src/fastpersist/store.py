@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from .adapters.dual_store import DualStoreBackend
-from .own_domains import OwnDomainT, declared_domains
+from .own_domains import OwnDomain, OwnDomainT, declared_domains
 from .registry import Registries, registries
 from .services.container import Container
 from .settings import Settings
@@ -25,13 +25,17 @@ class Store(Registries):
 
     def __init__(self, settings: Settings, logger: Any | None = None) -> None:
         super().__init__()
+        self._domains: dict[OwnDomain[Any], OwnDomain[Any]] = {}
         self.container = Container(settings)
         self.container.logger_service.set_logger(logger)
         self.use_backend(DualStoreBackend(self.container))
 
     def domain(self, declared: OwnDomainT) -> OwnDomainT:
-        """Return a registry of a declared domain that is served from this store."""
-        return declared.bound_to(self.backend)
+        """Return the registry of a declared domain that is served from this store."""
+        bound = self._domains.get(declared)
+        if bound is None:
+            bound = self._domains[declared] = declared.bound_to(self.backend)
+        return cast(OwnDomainT, bound)
 
     async def ready(self) -> None:
         """Connect and ensure the indexes, unless that is done.

@@ -118,7 +118,11 @@ async def test_golden_calls_get_the_golden_answers_and_leave_the_golden_database
             assert result == expected(entry), entry["n"]
     await make_later_calls(node_store)
     golden = golden_documents()
-    for domain in [*DOMAINS, extra.STRATEGY, extra.DICTIONARY]:
+    for domain in [
+        *DOMAINS,
+        extra.PersistStrategyAdapter.domain,
+        extra.PersistDictionaryAdapter.domain,
+    ]:
         stored = await database[domain.collection].find({}).to_list()
         wanted = [row for row in golden[domain.collection] if row.get("timestamp") != FUTURE_CANDLE]
         assert comparable(domain, stored) == comparable(domain, wanted), domain.name

@@ -139,7 +139,7 @@ async def test_setup_installs_and_shutdown_goes_back(
     place: Place, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    orders = fastpersist.declare_value_domain(
+    orders = fastpersist.ValueDomain.declare(
         "order", collection="order-items", context=["symbol", "exchangeName"], has_when=True
     )
     fastpersist.setup(**place.settings)
@@ -162,7 +162,7 @@ async def test_setup_installs_and_shutdown_goes_back(
 
 async def test_own_domains_of_entries_and_lists(store: Store, database: Database) -> None:
     notes = store.domain(
-        fastpersist.declare_entry_domain("note", collection="note-items", context=["symbol"])
+        fastpersist.EntryDomain.declare("note", collection="note-items", context=["symbol"])
     )
     await notes.write("S", key="a", data={"text": "x"})
     await notes.write("S", key="b", data={"text": "y"})
@@ -171,14 +171,14 @@ async def test_own_domains_of_entries_and_lists(store: Store, database: Database
     assert await notes.has("S", key="a")
     assert await notes.read("S", key="a") is None
     fills = store.domain(
-        fastpersist.declare_list_domain("fill", collection="fill-items", context=["symbol"])
+        fastpersist.ListDomain.declare("fill", collection="fill-items", context=["symbol"])
     )
     await fills.write("S", rows=[{"id": "1", "price": 5}, {"id": "2", "price": 6}])
     assert [row["id"] for row in await fills.read("S")] == ["1", "2"]
     indexes = await database["fill-items"].index_information()
     assert indexes["symbol_1_entryId_1"]["unique"] is True
     with pytest.raises(ConfigurationError, match="belongs to 'signal'"):
-        fastpersist.declare_value_domain("x", collection="signal-items", context=["symbol"])
+        fastpersist.ValueDomain.declare("x", collection="signal-items", context=["symbol"])
     assert len(Container.names()) == 33
 
 

@@ -63,6 +63,7 @@ PUBLIC = [
     "ConfigurationError",
     "CorruptDataError",
     "Domain",
+    "EntryDomain",
     "EventLoopError",
     "FastPersistError",
     "Field",
@@ -70,6 +71,7 @@ PUBLIC = [
     "InvalidCandleError",
     "InvalidDocumentError",
     "LegacyIndexError",
+    "ListDomain",
     "LocalServerError",
     "LookAheadError",
     "PersistBreakevenAdapter",
@@ -92,11 +94,9 @@ PUBLIC = [
     "Store",
     "StoreError",
     "StoreUnavailableError",
+    "ValueDomain",
     "__version__",
     "current_simulated_time",
-    "declare_entry_domain",
-    "declare_list_domain",
-    "declare_value_domain",
     "has_extensions",
     "open",
     "registries",
@@ -113,7 +113,7 @@ BY_NAME = pytest.mark.parametrize("name", list(TABLE))
 async def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """A working directory and declared domains of its own for each test, on the files family."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(own, "_registered", {})
+    monkeypatch.setattr(own, "_installed", {})
     registries.use_json()
     yield
     await fastpersist.shutdown()
@@ -472,7 +472,7 @@ async def test_the_logger_of_the_installed_store_can_be_changed() -> None:
 
 @pytest.mark.parametrize("family", ["files", "dummy"])
 async def test_a_declared_value_domain(family: str, tmp_path: Path) -> None:
-    accounts = fastpersist.declare_value_domain(
+    accounts = fastpersist.ValueDomain.declare(
         "account", collection="account-items", context=["broker", Field("backtest", "mode")]
     )
     if family == "dummy":
@@ -488,7 +488,7 @@ async def test_a_declared_value_domain(family: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["files", "dummy"])
 async def test_a_declared_entry_domain(family: str, tmp_path: Path) -> None:
-    fills = fastpersist.declare_entry_domain(
+    fills = fastpersist.EntryDomain.declare(
         "fill", collection="fill-items", context=["broker"], key="fillId", has_when=True
     )
     if family == "dummy":
@@ -513,7 +513,7 @@ async def test_a_declared_entry_domain(family: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["files", "dummy"])
 async def test_a_declared_list_domain(family: str, tmp_path: Path) -> None:
-    audit = fastpersist.declare_list_domain(
+    audit = fastpersist.ListDomain.declare(
         "audit", collection="audit-items", context=["desk"], row_id="key", append_only=True
     )
     if family == "dummy":
@@ -530,16 +530,16 @@ async def test_a_declared_list_domain(family: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("absent", "answer"), [("none", None), ("list", []), ("dict", {})])
 async def test_what_a_declared_domain_answers_for_absent(absent: Any, answer: Any) -> None:
-    domain = fastpersist.declare_value_domain(
+    domain = fastpersist.ValueDomain.declare(
         "own", collection="own", context=["name"], absent=absent
     )
     assert await domain.read("x") == answer
 
 
 async def test_declared_domains_follow_the_family_of_the_process() -> None:
-    before = fastpersist.declare_value_domain("before", collection="b", context=["name"])
+    before = fastpersist.ValueDomain.declare("before", collection="b", context=["name"])
     installed = fastpersist.setup(**SERVERS)
-    after = fastpersist.declare_value_domain("after", collection="a", context=["name"])
+    after = fastpersist.ValueDomain.declare("after", collection="a", context=["name"])
     assert own.declared_domains() == (before, after)
     for domain in own.declared_domains():
         assert domain._factory.args == (installed.backend,)  # type: ignore[attr-defined]  # what it is bound to has no public name
@@ -555,7 +555,7 @@ async def test_declared_domains_follow_the_family_of_the_process() -> None:
 
 
 async def test_a_context_of_the_wrong_size_is_refused() -> None:
-    domain = fastpersist.declare_value_domain(
+    domain = fastpersist.ValueDomain.declare(
         "own", collection="own", context=["accountName", "day"]
     )
     for context in ((), ("a",), ("a", "b", "c")):
@@ -590,15 +590,15 @@ async def test_a_context_of_the_wrong_size_is_refused() -> None:
 def test_wrong_declarations_are_refused_and_leave_nothing(
     declared: dict[str, Any], setting: str
 ) -> None:
-    fastpersist.declare_value_domain("taken", collection="taken", context=["name"])
+    fastpersist.ValueDomain.declare("taken", collection="taken", context=["name"])
     arguments = {"name": "own", "collection": "own", "context": ["name"], **declared}
     name = arguments.pop("name")
     kinds: list[Callable[..., object]] = [
-        fastpersist.declare_entry_domain,
-        fastpersist.declare_list_domain,
+        fastpersist.EntryDomain.declare,
+        fastpersist.ListDomain.declare,
     ]
     if "key" not in declared:
-        kinds.append(fastpersist.declare_value_domain)
+        kinds.append(fastpersist.ValueDomain.declare)
     for declare in kinds:
         with pytest.raises(ConfigurationError) as caught:
             declare(name, **arguments)
@@ -608,7 +608,7 @@ def test_wrong_declarations_are_refused_and_leave_nothing(
 
 def test_a_value_domain_needs_a_key() -> None:
     with pytest.raises(ConfigurationError, match="at least one field"):
-        fastpersist.declare_value_domain("own", collection="own", context=[])
+        fastpersist.ValueDomain.declare("own", collection="own", context=[])
 
 
 async def test_the_later_domains_on_files(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from .. import __version__, has_extensions
 from ..errors import FastPersistError
 from ..local import down as stop_servers
 from ..local import up as start_servers
+from ..settings import Settings
 from .run import RunOptions, run
 
 __all__ = ["run_app"]
@@ -22,7 +23,11 @@ errors = Console(stderr=True)
 
 FILE = click.Path(path_type=Path)
 folder_option = click.option(
-    "--folder", type=FILE, default=Path(".fastpersist"), help="Where local servers keep their data."
+    "--folder",
+    type=FILE,
+    default=lambda: Settings.load().local_folder,
+    show_default="FASTPERSIST_LOCAL_FOLDER, else .fastpersist",
+    help="Where local servers keep their data.",
 )
 
 

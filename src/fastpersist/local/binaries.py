@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import sys
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -51,11 +50,6 @@ def find_redis_server() -> Path:
 
 
 def _find(variable: str, names: Sequence[str], wheels: Iterable[str], how: str) -> Path:
-    if sys.platform == "win32":
-        raise LocalServerError(
-            "local servers run on Linux and macOS only",
-            hint="point FASTPERSIST_MONGO_URL and FASTPERSIST_REDIS_URL at servers of your own",
-        )
     override = os.environ.get(variable)
     if override:
         path = Path(override)

@@ -15,12 +15,13 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -47,6 +48,13 @@ _POLL_SECONDS: Final = 0.02
 _STOP_SECONDS: Final = 20.0
 _ANY_OWNER: Final = 0
 _ALREADY_INITIALIZED: Final = 23
+_MISSING_LIBRARY: Final = re.compile(r"error while loading shared libraries: ([\w.+-]+)")
+_PACKAGES: Final = {
+    "libcurl.so.4": "libcurl4",
+    "libcrypto.so.3": "libssl3",
+    "libssl.so.3": "libssl3",
+    "liblzma.so.5": "liblzma5",
+}
 
 
 # Servers may outlive the object that started them, and still have to be reaped if they end first.
@@ -86,6 +94,7 @@ class Server:
         self._command = command
         self._answers = answers
         self._process: subprocess.Popen[bytes] | None = None
+        self._started_by = 0
 
     def state(self) -> dict[str, Any]:
         """Return what another process needs to adopt this server."""
@@ -99,8 +108,9 @@ class Server:
 
     def is_running(self) -> bool:
         """Say whether the process lives; a recycled process id does not count."""
-        if self._process is not None and self._process.pid == self.pid:
-            return self._process.poll() is None
+        process = self._process
+        if process is not None and process.pid == self.pid and self._started_by == os.getpid():
+            return process.poll() is None
         return self.pid > 0 and _birth_of(self.pid) == self._birth != ""
 
     def start(self, timeout: float = 30.0) -> None:
@@ -125,6 +135,7 @@ class Server:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
+            self._started_by = os.getpid()
             _children.append(self._process)
             self.pid = self._process.pid
             self._birth = _birth_of(self.pid)
@@ -132,10 +143,27 @@ class Server:
                 return
             if time.monotonic() > deadline:
                 self.kill()
-                break
+                raise LocalServerError(
+                    f"{self.name} did not answer within {timeout} s",
+                    hint=f"its log ends: {self._tail()}",
+                )
+            self._explain_missing_library()
         raise LocalServerError(
-            f"{self.name} did not start within {timeout} s", hint=f"its log ends: {self._tail()}"
+            f"{self.name} ended at once on each of {_PORT_ATTEMPTS} ports",
+            hint=f"its log ends: {self._tail()}",
         )
+
+    def _explain_missing_library(self) -> None:
+        missing = _MISSING_LIBRARY.search(self._tail())
+        if missing:
+            library = missing.group(1)
+            package = _PACKAGES.get(library)
+            raise LocalServerError(
+                f"{self.name} needs the shared library {library}",
+                hint=f"apt-get install {package}"
+                if package
+                else "install the package of your system that has it",
+            )
 
     def wait_until_it_answers(self, deadline: float) -> bool:
         """Poll until the server answers; False when it died or the deadline passed."""
@@ -193,11 +221,16 @@ class LocalServers:
         database: str = "fastpersist",
         start_timeout: float = 30.0,
     ) -> None:
+        if sys.platform == "win32":
+            raise LocalServerError(
+                "local servers run on Linux and macOS only",
+                hint="point FASTPERSIST_MONGO_URL and FASTPERSIST_REDIS_URL at other servers",
+            )
         self._folder = Path(folder).absolute()
         self._replica_set = replica_set
         self._database = database
         self._timeout = start_timeout
-        self._holds_lease = False
+        self._lease_of = 0
         self._token = uuid.uuid4().hex
         self.mongod = Server("mongod", self._folder, self._mongod_command, self._mongod_answers)
         self.redis = Server("redis", self._folder, self._redis_command, self._redis_answers)
@@ -237,17 +270,17 @@ class LocalServers:
                 leases.append(lease)
             self._write_state(leases)
         if not detached:
-            self._holds_lease = True
+            self._lease_of = os.getpid()
             atexit.register(self.stop)
         return self.urls
 
     def stop(self) -> None:
         """Give up the lease; the last one ends the servers."""
-        if not self._holds_lease:
-            return
-        self._holds_lease = False
+        lease_of, self._lease_of = self._lease_of, 0
         atexit.unregister(self.stop)
-        self._release(lambda lease: lease[2] == self._token)
+        # A forked child has its parent's objects, but not its lease.
+        if lease_of == os.getpid():
+            self._release(lambda lease: lease[0] == lease_of and lease[2] == self._token)
 
     def _release(self, is_released: Callable[[list[Any]], bool]) -> bool:
         with self._locked() as state:
@@ -375,6 +408,8 @@ class LocalServers:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[dict[str, Any]]:
+        import fcntl  # Windows has none, and the rest of the package runs there
+
         with (self._folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             try:

@@ -71,6 +71,11 @@ class Feed:
         run = bisect_right(self._run_starts, index) - 1
         return self._first_of_run[run] + (index - self._run_starts[run]) * self.step
 
+    def end_of_run(self, index: int) -> int:
+        """Return the position behind the contiguous run that holds `index`."""
+        run = bisect_right(self._run_starts, index)
+        return self._run_starts[run] if run < len(self._run_starts) else self.count
+
     async def candle(self, index: int) -> Candle:
         """Return a candle by its position; reading forward costs one window in a thousand.
 
@@ -94,9 +99,7 @@ class Feed:
         return found
 
     async def _read_run(self, start: int, until: int) -> list[Candle]:
-        run = bisect_right(self._run_starts, start)
-        end = self._run_starts[run] if run < len(self._run_starts) else self.count
-        limit = min(until, end) - start
+        limit = min(until, self.end_of_run(start)) - start
         since = self.timestamp(start)
         candles = await self._registries.candle.read_candles_data(
             self.symbol, self.interval, self._exchange_name, limit, since, since + limit * self.step
@@ -118,12 +121,21 @@ async def import_candles(
 ) -> Feed:
     """Write a file's candles into the candle domain and return their feed.
 
-    Safe to repeat and to interrupt: candles that are stored stay as they are. `progress` is told
-    how many candles each batch had.
+    Safe to repeat and to interrupt: runs of candles that are stored with the same figures are only
+    read. Others are written, where candles that are stored stay as they are. `progress` is told how
+    many candles each batch had.
     """
-    for start in range(0, len(file.candles), _WRITE_BATCH):
-        batch = file.candles[start : start + _WRITE_BATCH]
-        await registries.candle.write_candles_data(file.symbol, file.interval, exchange_name, batch)
-        progress(len(batch))
     timestamps = [candle["timestamp"] for candle in file.candles]
-    return Feed(registries, exchange_name, file.symbol, file.interval, timestamps)
+    feed = Feed(registries, exchange_name, file.symbol, file.interval, timestamps)
+    candle = registries.candle
+    context = (file.symbol, file.interval, exchange_name)
+    start = 0
+    while start < len(file.candles):
+        batch = file.candles[start : min(start + _WRITE_BATCH, feed.end_of_run(start))]
+        since, count = batch[0]["timestamp"], len(batch)
+        stored = await candle.read_candles_data(*context, count, since, since + count * feed.step)
+        if stored != batch:
+            await candle.write_candles_data(*context, batch)
+        progress(count)
+        start += count
+    return feed

@@ -52,6 +52,17 @@ class IdCacheService(BaseMap):
         """
         return self._template(*values)
 
+    async def delete(self, key: str) -> bool:
+        """Delete the id under `key` here and in Redis; say whether Redis had it."""
+        self._ids.drop(self.stored_key(key))
+        return await super().delete(key)
+
+    async def clear(self) -> int:
+        """Delete all ids of the domain here and in Redis and return how many Redis had."""
+        # The ids in this process are of all domains and cheap to find again.
+        self._ids.clear()
+        return await super().clear()
+
     async def find_id(self, key: bytes) -> ObjectId | None:
         """Return the id that the caches hold under `key`; anything malformed counts as absent."""
         known = self._ids.get(key)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 from typing import Any, Final, TypeVar
@@ -168,6 +169,14 @@ class EntryDbService(ValueDbService):
                     yield document
 
 
+@dataclass(slots=True)
+class _Writers:
+    """Writes of one row that are under way in this process."""
+
+    count: int = 0
+    have_met: bool = False
+
+
 class ListDbService(DbService):
     """Rows with an id of their own, written and read as lists."""
 
@@ -181,7 +190,8 @@ class ListDbService(DbService):
         logger: LoggerService,
     ) -> None:
         super().__init__(domain, mongo, cache, logger)
-        self._written: OrderedDict[bytes, bytes] = OrderedDict()
+        self._written: OrderedDict[Key, bytes] = OrderedDict()
+        self._under_way: dict[Key, _Writers] = {}
         self._last_stamp = 0
 
     async def find_newest(self, context: Key, limit: int | None) -> list[Document]:
@@ -203,11 +213,37 @@ class ListDbService(DbService):
             cache_key = self._cache.key(key)
             encoded = bson.encode(row)
             digest = blake2b(encoded, digest_size=16).digest()
-            written = self._written.get(cache_key)
+            written = self._written.get(key)
             if written is None or (written != digest and not self.domain.append_only):
                 pending.append((cache_key, key, encoded, digest))
         for batch in _batches(pending, _LIST_BATCH):
-            await self._upsert_batch(batch)
+            self._begin(batch)
+            is_done = False
+            try:
+                await self._upsert_batch(batch)
+                is_done = True
+            finally:
+                self._end(batch, is_done)
+
+    def _begin(self, batch: Sequence[tuple[bytes, Key, bytes, bytes]]) -> None:
+        # What is stored is unknown until the answer: a lost one may still have been applied.
+        for _, key, *_ in batch:
+            self._written.pop(key, None)
+            writers = self._under_way.setdefault(key, _Writers())
+            writers.count += 1
+            writers.have_met |= writers.count > 1
+
+    def _end(self, batch: Sequence[tuple[bytes, Key, bytes, bytes]], is_done: bool) -> None:
+        for _, key, _, digest in batch:
+            writers = self._under_way[key]
+            writers.count -= 1
+            if not writers.count:
+                del self._under_way[key]
+                # Of writers that met, nobody here knows who came last.
+                if is_done and not writers.have_met:
+                    self._written[key] = digest
+        while len(self._written) > self._remembered_rows:
+            self._written.popitem(last=False)
 
     async def _upsert_batch(self, batch: Sequence[tuple[bytes, Key, bytes, bytes]]) -> None:
         updates = []
@@ -221,11 +257,6 @@ class ListDbService(DbService):
                 update = {"$set": {**value, "updatedDate": moment}, "$setOnInsert": created}
             updates.append(UpdateOne(self._filter(key), update, upsert=True))
         ids = await self._bulk_upsert(updates, [cache_key for cache_key, *_ in batch])
-        for cache_key, _, _, digest in batch:
-            self._written[cache_key] = digest
-            self._written.move_to_end(cache_key)
-        while len(self._written) > self._remembered_rows:
-            self._written.popitem(last=False)
         updated = {key[-1]: cache_key for cache_key, key, *_ in batch if cache_key not in ids}
         if updated:
             ids.update(await self._ids_of_rows(batch[0][1][:-1], updated))
@@ -283,11 +314,16 @@ class ListDbService(DbService):
 
     async def clear(self, context: Key) -> int:
         """Delete all documents of a context and their cached ids; forget what was written."""
-        self._written.clear()
+        self._forget_written()
         try:
             return await super().clear(context)
         finally:
-            self._written.clear()
+            self._forget_written()
+
+    def _forget_written(self) -> None:
+        self._written.clear()
+        for writers in self._under_way.values():
+            writers.have_met = True
 
 
 class CandleDbService(DbService):

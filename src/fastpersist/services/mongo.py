@@ -108,14 +108,23 @@ class MongoService:
                 timeoutMS=milliseconds,
                 appname="fastpersist",
             )
-        except (MongoConfigurationError, ValueError, TypeError) as error:
+        except (MongoConfigurationError, OSError, ValueError, TypeError) as error:
             raise ConfigurationError(
                 "mongo_url", f"the driver refuses its options: {type(error).__name__}"
             ) from None
         self._client = client
         try:
             with translated_errors(), pymongo.timeout(self._settings.start_timeout):
-                await client.aconnect()
+                try:
+                    await client.aconnect()
+                except MongoConfigurationError as error:
+                    if not url.startswith("mongodb+srv://"):
+                        raise
+                    raise StoreUnavailableError(
+                        "mongo",
+                        "the SRV record of its host was not found",
+                        hint="is the host name in mongo_url right, and does DNS answer?",
+                    ) from error
                 await client.admin.command("ping")
             self._database = client.get_default_database(
                 _DATABASE_OF_NODE,
