@@ -10,10 +10,10 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard src/fastpersist/hot/*.pyx)
 WORKERS ?= 2
 
-.PHONY: demo test test-pure lint types bench clean up down check-python
+.PHONY: demo test lint types bench bench-short clean up down
 
 demo: $(VENV)/.demo
-	$(BIN)/python examples/demo.py --strategy $(STRATEGY) $(ARGS) $(if $(CANDLES),--candles $(CANDLES))
+	$(BIN)/python tools/demo.py --strategy $(STRATEGY) $(ARGS) $(if $(CANDLES),--candles $(CANDLES))
 
 test: $(VENV)/.dev
 	FASTPERSIST_PURE=1 $(BIN)/python -m pytest -q -n $(WORKERS) tests/unit tests/contract $(PYTEST_ARGS)
@@ -30,6 +30,9 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks/test_hot.py --benchmark-columns=median,iqr,rounds \
 	  --benchmark-sort=fullname -o addopts= -p no:xdist
 	$(BIN)/python benchmarks/run.py
+
+bench-short: $(VENV)/.dev
+	$(BIN)/python benchmarks/run.py --short
 
 up: $(VENV)/.demo
 	$(BIN)/fastpersist up
@@ -55,7 +58,7 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 define install
-	@if [ -z "$$FASTPERSIST_NO_EXTENSIONS" ] && ! $(BIN)/python examples/has_compiler.py; then \
+	@if [ -z "$$FASTPERSIST_NO_EXTENSIONS" ] && ! $(BIN)/python tools/has_compiler.py; then \
 	  echo "=================================================================="; \
 	  echo "fastpersist: no C compiler or no Python headers were found."; \
 	  echo "Going on WITHOUT the compiled modules: correct, but slower."; \

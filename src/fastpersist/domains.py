@@ -111,7 +111,6 @@ class Domain:
         list_filter: Stored names that list queries filter by, in index order.
         file: Path of a row below the ``dump`` folder. ``{name}`` is a key field, ``{mode}`` the
             word for ``backtest``; a part in brackets is left out when its field is empty.
-        legacy_unique: Unique indexes of earlier versions that would refuse valid writes.
     """
 
     name: str
@@ -132,7 +131,6 @@ class Domain:
     default_limit: int | None = None
     list_filter: tuple[str, ...] = ()
     file: str = ""
-    legacy_unique: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         stored = [field.stored for field in self.key]
@@ -153,11 +151,6 @@ class Domain:
     def context(self) -> tuple[Field, ...]:
         """The key fields that an instance is bound to."""
         return self.key[: self.context_size]
-
-    @property
-    def soft_delete(self) -> bool:
-        """Whether removal only flags a row."""
-        return self.shape is Shape.ENTRY
 
     @property
     def key_parts(self) -> tuple[tuple[str, FieldKind], ...]:
@@ -198,7 +191,6 @@ CANDLE: Final = Domain(
     unique_order=("exchangeName", "symbol", "interval", "timestamp"),
     append_only=True,
     file="data/candle/{exchangeName}/{symbol}/{interval}/{timestamp}.json",
-    legacy_unique=(("symbol", "interval", "timestamp"),),
 )
 SIGNAL: Final = Domain(
     name="signal",
@@ -365,7 +357,6 @@ SESSION: Final = Domain(
     cache_order=("exchangeName", "strategyName", "frameName", "symbol", "backtest"),
     has_when=True,
     file="session/{strategyName}/{exchangeName}/[{frameName}/]{symbol}_{mode}.json",
-    legacy_unique=(("strategyName", "exchangeName", "frameName"),),
 )
 
 DOMAINS: Final[tuple[Domain, ...]] = (

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from ipaddress import IPv6Address
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, TypedDict, get_args
 from urllib.parse import parse_qs, quote, urlsplit
 
 from pymongo.errors import ConfigurationError as MongoConfigurationError
@@ -18,11 +18,32 @@ from redis.asyncio import ConnectionPool
 from .errors import ConfigurationError
 from .times import LookAheadPolicy
 
-__all__ = ["Settings"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["Settings", "SettingsArguments"]
 
 _NODE_MONGO_DEFAULT: Final = "mongodb://localhost:27017/backtest-kit?wtimeoutMS=15000"
 _NODE_REDIS_HOST: Final = "127.0.0.1"
 _NODE_REDIS_PORT: Final = 6379
+
+
+class SettingsArguments(TypedDict, total=False):
+    """The keywords of ``open()`` and ``setup()``: the fields of :class:`Settings`."""
+
+    mongo_url: str | None
+    redis_url: str | None
+    redis_prefix: str | None
+    redis_timeout: float | None
+    redis_connections: int | None
+    start_timeout: float | None
+    operation_timeout: float | None
+    write_concern: int | str | None
+    journal: bool | None
+    look_ahead: LookAheadPolicy | None
+    whole_doubles_to_int: bool | None
+    id_cache_entries: int | None
+    local_folder: str | Path | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +139,9 @@ class Settings:
         return self.mongo_url is None and self.redis_url is None
 
     @classmethod
-    def load(cls, environ: Mapping[str, str] | None = None, **keywords: Any) -> Settings:
+    def load(
+        cls, environ: Mapping[str, str] | None = None, **keywords: Unpack[SettingsArguments]
+    ) -> Settings:
         """Return settings from `keywords`, else from the environment.
 
         Raises:
@@ -130,7 +153,9 @@ class Settings:
         for name in keywords:
             if name not in known:
                 raise ConfigurationError(name, "no such setting", hint=", ".join(sorted(known)))
-        values = {name: value for name, value in keywords.items() if value is not None}
+        values: dict[str, Any] = {
+            name: value for name, value in keywords.items() if value is not None
+        }
         for name in known - values.keys():
             variable = f"FASTPERSIST_{name.upper()}"
             text = environ.get(variable, "")

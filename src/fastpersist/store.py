@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from .adapters.dual_store import DualStoreBackend
+from .hot.idcache import CacheStats
 from .own_domains import OwnDomain, OwnDomainT, declared_domains
 from .registry import Registries, registries
 from .services.container import Container
-from .settings import Settings
+from .services.logger import LoggerService
+from .settings import Settings, SettingsArguments
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["Store", "open_store", "set_logger", "setup", "shutdown"]
 
@@ -36,6 +41,14 @@ class Store(Registries):
         if bound is None:
             bound = self._domains[declared] = declared.bound_to(self.backend)
         return cast(OwnDomainT, bound)
+
+    def cache_info(self) -> CacheStats:
+        """Return hits, misses and entries of the id cache in this process."""
+        return self.container.ids.stats()
+
+    def cache_clear(self) -> None:
+        """Empty the id cache in this process; answers stay the same, the next reads are slower."""
+        self.container.ids.clear()
 
     async def ready(self) -> None:
         """Connect and ensure the indexes, unless that is done.
@@ -67,11 +80,12 @@ class Store(Registries):
         await self.aclose()
 
 
+_logger: Any | None = None
 _installed: Store | None = None
 _replaced: list[Store] = []
 
 
-def open_store(*, logger: Any | None = None, **settings: Any) -> Store:
+def open_store(*, logger: Any | None = None, **settings: Unpack[SettingsArguments]) -> Store:
     """Return a store of its own, for ``async with``; the process-wide adapters are not touched.
 
     Args:
@@ -84,21 +98,22 @@ def open_store(*, logger: Any | None = None, **settings: Any) -> Store:
     return Store(Settings.load(**settings), logger)
 
 
-def setup(*, logger: Any | None = None, **settings: Any) -> Store:
+def setup(*, logger: Any | None = None, **settings: Unpack[SettingsArguments]) -> Store:
     """Serve the fifteen process-wide adapters, and declared domains, from MongoDB and Redis.
 
     Connects nothing: the first operation does. Calling it again installs another store; the first
     is closed by :func:`shutdown` together with it.
 
     Args:
-        logger: A ``logging.Logger``, a structlog logger or a four-method logger.
+        logger: A ``logging.Logger``, a structlog logger or a four-method logger; by default the
+            one that :func:`set_logger` was given.
         **settings: See :class:`~fastpersist.Settings`.
 
     Raises:
         ConfigurationError: A setting is wrong.
     """
     global _installed
-    store = open_store(logger=logger, **settings)
+    store = open_store(logger=_logger if logger is None else logger, **settings)
     if _installed is not None:
         _replaced.append(_installed)
     _installed = store
@@ -109,13 +124,17 @@ def setup(*, logger: Any | None = None, **settings: Any) -> Store:
 
 
 def set_logger(logger: Any | None) -> None:
-    """Let the installed store report to `logger`; None silences it.
+    """Let the installed store and those of later :func:`setup` calls report to `logger`.
+
+    None silences them. The files family reports to the stdlib's ``fastpersist.files``.
 
     Raises:
         ConfigurationError: `logger` is no logger that fits.
     """
-    if _installed is not None:
-        _installed.container.logger_service.set_logger(logger)
+    global _logger
+    service = LoggerService() if _installed is None else _installed.container.logger_service
+    service.set_logger(logger)
+    _logger = logger
 
 
 async def shutdown() -> None:

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import pytest
+import structlog
 
 from fastpersist import ConfigurationError
 from fastpersist.services.logger import LoggerService
@@ -157,3 +158,12 @@ def test_a_failing_logger_does_not_fail_the_caller(caplog: pytest.LogCaptureFixt
 def test_an_interrupt_inside_a_logger_gets_through() -> None:
     with pytest.raises(KeyboardInterrupt):
         service_with(Failing(KeyboardInterrupt())).info("event")
+
+
+def test_structlog_itself_fits() -> None:
+    with structlog.testing.capture_logs() as entries:
+        report_all(service_with(structlog.get_logger()))
+    levels = [(entry["log_level"], entry["name"], entry["count"]) for entry in entries]
+    assert levels == [
+        ("info", "log", 1), ("debug", "debug", 1), ("info", "info", 1), ("warning", "warn", 1),
+    ]  # fmt: skip

@@ -19,6 +19,7 @@ _GLOB_CHARACTERS: Final = frozenset(b"*?[]\\^-")
 class BaseMap:
     """Keys and values under ``<namespace>:<key>``; other namespaces are never touched.
 
+    Everything below ``<namespace>:`` is this map's, so a namespace ``a:b`` lies within ``a``.
     Every operation raises :class:`~fastpersist.errors.StoreUnavailableError` when Redis does not
     answer within its budget. Works on Redis Cluster: operations over several keys are split by
     slot.

@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from ..domains import (
     BREAKEVEN,
@@ -37,7 +37,6 @@ from ..errors import (
     StoreUnavailableError,
 )
 from ..hot.idcache import IdCache
-from ..local import LocalServers
 from ..settings import Settings
 from ..singleshot import Singleshot
 from .cache import IdCacheService
@@ -52,6 +51,9 @@ from .db import (
 from .logger import LoggerService
 from .mongo import MongoService
 from .redis import RedisService, time_limit
+
+if TYPE_CHECKING:
+    from ..local import LocalServers
 
 __all__ = ["Container"]
 
@@ -150,14 +152,16 @@ class Container:
     session_db_service = _values(SESSION)
 
     settings: Settings
+    ids: IdCache
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._made: dict[str, Any] = {}
         self._overrides: dict[str, Any] = {}
         self._own_db: dict[Domain, DbService] = {}
+        self._own_caches: dict[Domain, IdCacheService] = {}
         self._own_starts: dict[Domain, Singleshot[None]] = {}
-        self._ids = IdCache(settings.id_cache_entries)
+        self.ids = IdCache(settings.id_cache_entries)
         self._start = Singleshot(self._connect)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
@@ -190,9 +194,20 @@ class Container:
         if service is None:
             self._refuse_when_closed()
             service = self._own_db[domain] = DB_SERVICES[domain.shape](
-                domain, self.mongo_service, self._make_cache(domain), self.logger_service
+                domain, self.mongo_service, self.cache(domain), self.logger_service
             )
         return service
+
+    def cache(self, domain: Domain) -> IdCacheService:
+        """Return the id cache of a domain, one of the 15 or a declared one."""
+        if domain in _DB_NAMES:
+            cache: IdCacheService = getattr(self, f"{domain.name}_cache_service")
+            return cache
+        found = self._own_caches.get(domain)
+        if found is None:
+            self._refuse_when_closed()
+            found = self._own_caches[domain] = self._make_cache(domain)
+        return found
 
     async def ready(self, domain: Domain | None = None) -> None:
         """Connect and ensure the indexes, once, however many ask at the same moment.
@@ -245,6 +260,7 @@ class Container:
             warnings.simplefilter("ignore", ResourceWarning)
             self._made.clear()
             self._own_db.clear()
+            self._own_caches.clear()
             self._own_starts.clear()
             self._start = Singleshot(self._connect)
             gc.collect()
@@ -279,6 +295,8 @@ class Container:
         await self.mongo_service.ensure_indexes(DOMAINS)
 
     async def _start_local_servers(self) -> tuple[str, str]:
+        from ..local import LocalServers  # not needed where servers are configured
+
         if self._servers is None:
             self._servers = LocalServers(self.settings.local_folder)
         urls = await asyncio.to_thread(self._servers.start)
@@ -305,7 +323,7 @@ class Container:
             domain,
             self.redis_service,
             self.logger_service,
-            self._ids,
+            self.ids,
             self.settings.redis_prefix,
         )
 
@@ -314,8 +332,7 @@ class Container:
         kind: Callable[[Domain, MongoService, IdCacheService, LoggerService], ServiceT],
         domain: Domain,
     ) -> ServiceT:
-        cache: IdCacheService = getattr(self, f"{domain.name}_cache_service")
-        return kind(domain, self.mongo_service, cache, self.logger_service)
+        return kind(domain, self.mongo_service, self.cache(domain), self.logger_service)
 
     async def aclose(self) -> None:
         """Close all services that were made, the last first, then the local servers."""
@@ -334,7 +351,7 @@ class Container:
         else:
             self._abandon_clients()
         self._made.clear()
-        self._ids.clear()
+        self.ids.clear()
         if self._servers is not None:
             await asyncio.to_thread(self._servers.stop)
             self._servers = None

@@ -135,6 +135,7 @@ class MongoService:
         except BaseException:
             await self.aclose()
             raise
+        self._logger.debug("mongo: connected", database=self._database.name)
 
     def _write_concern(self, of_url: Mapping[str, Any]) -> WriteConcern:
         acknowledged_by = self._settings.write_concern

@@ -96,15 +96,16 @@ class RedisService:
         try:
             async with time_limit(self._settings.start_timeout / 3):
                 await self._discover()
-        except _REFUSED as error:
+        except (*_REFUSED, *_UNAVAILABLE) as error:
+            if not _is_refusal(error):
+                self._open_circuit(error)
+                return
             await self.aclose()
             raise ConfigurationError(
                 "redis_url",
                 "the server refused user or password",
                 hint="FASTPERSIST_REDIS_URL, or CC_REDIS_USER and CC_REDIS_PASSWORD",
             ) from error
-        except _UNAVAILABLE as error:
-            self._open_circuit(error)
         except RedisError as error:
             await self.aclose()
             raise StoreError(f"redis: {type(error).__name__} while connecting") from error
@@ -240,6 +241,15 @@ class RedisService:
                 await client.aclose()
                 if isinstance(client, Redis):
                     await client.connection_pool.disconnect()
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    # A refusal while connecting arrives as the cause of a lost connection.
+    while error is not None:
+        if isinstance(error, _REFUSED):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _is_timeout(error: BaseException) -> bool:
