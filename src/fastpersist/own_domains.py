@@ -43,7 +43,8 @@ class OwnDomain(Registry[OwnInstanceT]):
     @property
     def methods(self) -> frozenset[str]:
         """Names of the methods that an adapter of this domain has."""
-        return frozenset(name for name in dir(self._instance_class) if not name.startswith("_"))
+        public = {name for name in dir(self._instance_class) if not name.startswith("_")}
+        return frozenset(public - {"dispose"})
 
     def use_adapter(self, adapter: Callable[..., OwnInstanceT]) -> None:
         """Serve the domain from instances that `adapter` makes of a context."""

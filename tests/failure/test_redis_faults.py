@@ -23,6 +23,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 CALLS, WORKERS = 10_000, 40
 
 
+def candle(index: int) -> Any:
+    """Return the candle `index` minutes after the first."""
+    return {
+        "timestamp": 1_600_000_020_000 + index * 60_000,
+        **dict.fromkeys(("open", "high", "low", "close", "volume"), 1.0 + index),
+    }
+
+
 class Warnings:
     """A four-method logger that keeps what it is told."""
 
@@ -51,12 +59,14 @@ class Mixed:
         self._choice = random.Random(worker)
         self._states: dict[str, int] = {}
         self._memories: dict[str, int] = {}
-        self._rows: dict[str, int] = {}
+        self._intervals: dict[str, int] = {}
+        self._signals: dict[str, int] = {}
+        self._candles = 0
 
     async def call(self, number: int) -> None:
         """Make one call and compare its answer."""
         store, owner, key = self._store, self._worker, f"k{self._choice.randrange(12)}"
-        kind = self._choice.randrange(8)
+        kind = self._choice.randrange(16)
         if kind == 0:
             await store.state.write_state_data(owner, key, {"data": number}, number)
             self._states[key] = number
@@ -73,8 +83,33 @@ class Mixed:
         elif kind == 6:
             await store.memory.remove_memory_data(owner, "b", key)
             self._memories.pop(key, None)
-        else:
+        elif kind == 7:
             assert await store.signal.read_signal_data(owner, "never", "written") is None
+        elif kind == 8:
+            row: Any = {"id": f"{number}", "symbol": owner}
+            await store.signal.write_signal_data(owner, key, "e", row)
+            self._signals[key] = number
+        elif kind in (9, 10):
+            known = await store.signal.read_signal_data(owner, key, "e")
+            assert (known and int(known["id"])) == self._signals.get(key), key
+        elif kind == 11:
+            marker: Any = {"id": key, "data": number, "removed": False}
+            await store.interval.write_interval_data(owner, key, marker, number)
+            self._intervals[key] = number
+        elif kind == 12:
+            listed = {name async for name in store.interval.list_interval_data(owner)}
+            assert listed == set(self._intervals)
+        elif kind == 13:
+            rows: Any = [{"id": f"{owner}-{number}", "type": "log", "priority": number}]
+            await store.log.write_log_data(rows)
+        elif kind == 14:
+            await store.candle.write_candles_data(owner, "1m", "e", [candle(self._candles)])
+            self._candles += 1
+        else:
+            count = self._candles
+            first, end = candle(0)["timestamp"], candle(count)["timestamp"]
+            window = await store.candle.read_candles_data(owner, "1m", "e", count, first, end)
+            assert window == [candle(index) for index in range(count)]
 
 
 async def test_mixed_calls_while_redis_comes_and_goes(own_servers: LocalServers) -> None:

@@ -223,3 +223,59 @@ def test_a_server_that_dies_at_once_shows_its_log(
     with pytest.raises(LocalServerError, match="the disk is on fire"):
         LocalServers(folder).start()
     assert status(folder) is None
+
+
+def test_a_forked_child_leaves_its_parents_lease_alone(folder: Path) -> None:
+    servers = LocalServers(folder)
+    servers.start()
+    child = os.fork()
+    if not child:
+        servers.stop()
+        os._exit(0)
+    os.waitpid(child, 0)
+    with LocalServers(folder):
+        pass
+    assert status(folder) is not None
+    servers.stop()
+    assert status(folder) is None
+
+
+def test_a_forked_child_can_hold_a_lease_of_its_own(folder: Path) -> None:
+    servers = LocalServers(folder)
+    with servers as urls:
+        child = os.fork()
+        if not child:
+            same = servers.start() == urls
+            servers.stop()
+            os._exit(0 if same else 1)
+        _, code = os.waitpid(child, 0)
+        assert code == 0
+        assert status(folder) == urls
+    assert status(folder) is None
+
+
+def test_a_missing_library_is_named_with_its_package(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "mongod"
+    broken.write_text(
+        "#!/bin/sh\necho 'mongod: error while loading shared libraries: libcurl.so.4: cannot open "
+        "shared object file: No such file or directory' >&2\nexit 127\n"
+    )
+    broken.chmod(0o755)
+    monkeypatch.setenv("FASTPERSIST_MONGOD", str(broken))
+    with pytest.raises(LocalServerError, match=r"libcurl\.so\.4 .*apt-get install libcurl4"):
+        LocalServers(folder).start()
+    assert (folder / "mongod.log").read_text().count("libcurl") == 1
+
+
+def test_the_command_takes_the_folder_of_the_settings(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTPERSIST_LOCAL_FOLDER", str(folder))
+    assert main(["up"]) == 0
+    assert status(folder) is not None
+    assert main(["down"]) == 0
+    assert status(folder) is None
+    assert not (tmp_path / ".fastpersist").exists()

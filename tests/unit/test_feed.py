@@ -132,6 +132,20 @@ def stamps(tmp_path: Path) -> dict[str, tuple[int, int]]:
     return {path.name: (os.stat(path).st_ino, os.stat(path).st_mtime_ns) for path in found}
 
 
+async def test_a_second_import_writes_nothing(
+    tmp_path: Path, family: Registries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = file_of(tmp_path, random_walk(100, gaps=[3, 50, 51]))
+    await import_candles(family, "demo", file)
+
+    async def refuse(*arguments: Any) -> None:
+        raise AssertionError(arguments)
+
+    monkeypatch.setattr(family.candle, "write_candles_data", refuse)
+    feed = await import_candles(family, "demo", file)
+    assert await everything(feed) == file.candles
+
+
 @pytest.mark.parametrize("batches", [0, 1, 2])
 async def test_interrupted_import_is_completed(
     tmp_path: Path, family: Registries, batches: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -640,3 +641,100 @@ async def test_the_later_domains_follow_the_family_of_the_process() -> None:
     extra.install()
     for domain in own.declared_domains():
         assert domain._factory.args == (installed.backend,)  # type: ignore[attr-defined]  # what it is bound to has no public name
+
+
+def test_the_same_declaration_twice_is_one_domain() -> None:
+    first = fastpersist.ValueDomain.declare("own", collection="own", context=["name"])
+    assert fastpersist.ValueDomain.declare("own", collection="own", context=["name"]) is first
+    with pytest.raises(ConfigurationError, match="own"):
+        fastpersist.ValueDomain.declare("own", collection="other", context=["name"])
+
+
+def test_a_declaration_can_be_installed_later() -> None:
+    domain = fastpersist.ListDomain.declare(
+        "own", collection="own", context=["name"], install=False
+    )
+    assert own.declared_domains() == ()
+    domain.install()
+    domain.install()
+    assert own.declared_domains() == (domain,)
+
+
+async def test_a_declared_order_and_file_are_kept(tmp_path: Path) -> None:
+    domain = fastpersist.EntryDomain.declare(
+        "own", collection="own", context=["desk"], key="fillId",
+        cache_order=["fillId", "desk"], file="own/{fillId}/{desk}.json",
+    )  # fmt: skip
+    assert domain.domain.cache_order == ("fillId", "desk")
+    await domain.write("d", key="f", data={"n": 1})
+    assert files(tmp_path) == ["dump/own/f/d.json"]
+    with pytest.raises(ConfigurationError, match="order"):
+        fastpersist.EntryDomain.declare(
+            "more", collection="more", context=["desk"], cache_order=["desk"]
+        )
+
+
+async def test_a_declared_domain_takes_a_class_of_the_user() -> None:
+    class Constant:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def wait_for_init(self, initial: bool) -> None:
+            pass
+
+        async def read(self, when: Any = None) -> Any:
+            return self.name
+
+        async def write(self, value: Any, when: Any = None) -> None:
+            raise AssertionError
+
+    domain = fastpersist.ValueDomain.declare("own", collection="own", context=["name"])
+    adapter: Any = Constant
+    domain.use_adapter(adapter)
+    assert await domain.read("a") == "a"
+
+
+async def test_a_store_keeps_its_registry_of_a_declared_domain() -> None:
+    domain = fastpersist.ValueDomain.declare("own", collection="own", context=["name"])
+    elsewhere = fastpersist.open(**SERVERS)
+    assert elsewhere.domain(domain) is elsewhere.domain(domain)
+    container = elsewhere.container
+    assert container.cache(domain.domain) is container.cache(domain.domain)
+    assert container.db(domain.domain) is container.db(domain.domain)
+    await elsewhere.aclose()
+
+
+@pytest.mark.parametrize("wrong", [5, None, "class"])
+def test_an_adapter_that_is_no_class_is_refused_at_once(wrong: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="adapter"):
+        fastpersist.PersistSignalAdapter.use_persist_signal_adapter(wrong)
+
+
+async def test_an_adapter_without_its_methods_is_refused_by_name() -> None:
+    class Half:
+        def __init__(self, *context: str) -> None:
+            pass
+
+        async def wait_for_init(self, initial: bool) -> None:
+            pass
+
+        async def read_signal_data(self) -> None:
+            pass
+
+    adapter: Any = Half
+    registry = Registries().signal
+    registry.use_persist_signal_adapter(adapter)
+    with pytest.raises(InvalidArgumentError, match="Half has no write_signal_data"):
+        await registry.read_signal_data(*CONTEXT)
+
+
+async def test_a_logger_that_was_set_before_setup_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_logger", None)
+    with pytest.raises(ConfigurationError, match="logger"):
+        fastpersist.set_logger(object())
+    logger = logging.getLogger("early")
+    fastpersist.set_logger(logger)
+    installed = fastpersist.setup(**SERVERS)
+    target: Any = installed.container.logger_service._target
+    assert target._logger is logger
+    await fastpersist.shutdown()

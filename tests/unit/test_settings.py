@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -12,6 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fastpersist import ConfigurationError, Settings
+from fastpersist.settings import SettingsArguments
 
 NODE_MONGO = "mongodb://localhost:27017/backtest-kit?wtimeoutMS=15000"
 NODE_REDIS = "redis://127.0.0.1:6379/0"
@@ -366,3 +368,26 @@ def test_no_random_password_shows_anywhere(secret: str) -> None:
     harmless = shown(refusal(mongo_url="x")) + shown(refusal(redis_url="x")) + repr(Settings())
     assume(not any(form in harmless for form in forms))
     assert not any(form in text for form in forms for text in texts)
+
+
+def test_the_typed_keywords_are_the_fields() -> None:
+    assert set(SettingsArguments.__annotations__) == {item.name for item in fields(Settings)}
+
+
+@pytest.mark.parametrize(
+    ("setting", "url", "named"),
+    [
+        ("redis_url", "redis://:hunter2@h/0?foo=bar", "foo"),
+        ("redis_url", "redis://:hunter2@h/0?socket_timeout=soon", "socket_timeout"),
+        ("redis_url", "rediss://:hunter2@h/0?ssl_cafile=x", "ssl_cafile"),
+        ("redis_url", "rediss://:hunter2@h/0?ssl_ca_certs=no-such-file", "ssl_ca_certs"),
+        ("mongo_url", "mongodb://u:hunter2@h/?foo=hunter2", "foo"),
+        ("mongo_url", "mongodb://u:hunter2@h/?w=1&maxPoolSize=many", "maxPoolSize"),
+        ("mongo_url", "mongodb://u:hunter2@h/?tls=true&tlsCAFile=no-such-file", "tlsCAFile"),
+    ],
+)
+def test_a_refused_option_is_named_without_its_url(setting: str, url: str, named: str) -> None:
+    error = refusal(**{setting: url})
+    assert error.setting == setting
+    assert named in str(error)
+    assert "hunter2" not in shown(error)
