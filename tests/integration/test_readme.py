@@ -39,3 +39,18 @@ def test_block_runs(number: int, place: Place, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+def test_blocks_are_typed(tmp_path: Path) -> None:
+    paths = [tmp_path / f"block_{number}.py" for number in range(len(BLOCKS))]
+    for path, block in zip(paths, BLOCKS, strict=True):
+        path.write_text(block)
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", *map(str, paths)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import fastpersist
 from candle_rows import random_walk, write_csv
@@ -316,3 +319,17 @@ def stored(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.json")
     }
+
+
+def test_a_terminal_shows_progress_with_its_rate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=100)
+    monkeypatch.setattr("fastpersist.cli.app.console", terminal)
+    monkeypatch.setattr("fastpersist.cli.run._REFRESH_SECONDS", 0)
+    assert main([*RUN, "--files", "kept"]) == 0
+    shown = screen.getvalue()
+    assert "import BTCUSDT 1m" in shown
+    assert re.search(r"replay [\d,]+ events/s", shown)
+    assert "120/120" in shown
