@@ -58,6 +58,7 @@ def candles(count: int, start: int = WHEN_MS, step: int = 60_000) -> list[Any]:
 
 
 async def test_absent_answers_of_every_domain(family: Registries) -> None:
+    """Decisions, Absent: None, [] or {} as in the contract."""
     await check_absent_answers(family)
 
 
@@ -111,6 +112,7 @@ async def test_signal_comes_back_as_written_and_null_clears(family: Registries) 
 
 
 async def test_payload_of_an_old_row_is_repaired(family: Registries) -> None:
+    """Decisions, Old rows [17]: repaired on read in every family."""
     old = {key: value for key, value in SIGNAL.items() if key not in ("multiplier", "isolated")}
     del old["minuteEstimatedTime"]
     await family.signal.write_signal_data(*CONTEXT, old)
