@@ -86,6 +86,8 @@ class Place:
             "mongo_url": self.servers.database_url(self.name),
             "redis_url": self.servers.redis_url,
             "redis_prefix": f"{self.name}:",
+            # A loaded machine is no slow Redis; what happens with one has tests of its own.
+            "redis_timeout": 5.0,
         }
 
     def open(self, **settings: Any) -> fastpersist.Store:

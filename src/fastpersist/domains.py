@@ -170,8 +170,11 @@ class Domain:
 
     @property
     def list_index(self) -> Index | None:
-        """The index that serves the list query in its order, if the domain has one."""
-        if self.shape not in (Shape.ENTRY, Shape.LIST):
+        """The index that serves a limited list query in its order, if the domain has one.
+
+        Lists by ``updatedDate`` are read whole over the unique index and sorted by the reader.
+        """
+        if self.shape is not Shape.LIST or self.newest_by != "createDate":
             return None
         return (*((stored, 1) for stored in self.list_filter), (self.newest_by, -1), ("_id", -1))
 

@@ -283,6 +283,8 @@ def _check_redis_options(setting: str, url: str, query: str) -> None:
     except Exception:  # of whatever kind; its text may repeat values of the URL
         known = f"one of {', '.join(names)}" if names else "the URL"
         raise ConfigurationError(setting, f"the client refuses {known}") from None
+    if pool.connection_kwargs.get("decode_responses"):
+        raise ConfigurationError(setting, "decode_responses is not for the user to choose")
     for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
         path = pool.connection_kwargs.get(name)
         if path and not Path(path).is_file():

@@ -22,6 +22,7 @@ class Singleshot(Generic[T]):
     def __init__(self, step: Callable[[], Awaitable[T]]) -> None:
         self._step = step
         self._task: asyncio.Task[T] | None = None
+        self._ended_by: Exception | None = None
 
     @property
     def is_done(self) -> bool:
@@ -35,21 +36,29 @@ class Singleshot(Generic[T]):
         task = self._task
         # A failure is forgotten by a callback, which runs a moment after the task has ended.
         if task is None or (task.done() and not self.is_done):
+            self._ended_by = None
             task = self._task = asyncio.ensure_future(self._run())
             task.add_done_callback(self._forget_failure)
         return await asyncio.shield(task)
 
     async def _run(self) -> T:
-        return await self._step()
+        try:
+            return await self._step()
+        except asyncio.CancelledError:
+            # Nobody cancelled those who wait, so they must not believe it.
+            if self._ended_by is not None:
+                raise self._ended_by from None
+            raise
 
     def _forget_failure(self, task: asyncio.Task[T]) -> None:
         # Reading the exception also keeps a failure that nobody waited for out of the loop's log.
         if (task.cancelled() or task.exception() is not None) and self._task is task:
             self._task = None
 
-    async def cancel(self) -> None:
-        """Cancel a run that is under way and forget any outcome."""
+    async def end(self, error: Exception) -> None:
+        """End a run that is under way with `error` for all who wait, and forget any outcome."""
         task, self._task = self._task, None
         if task is not None and not task.done():
+            self._ended_by = error
             task.cancel()
             await asyncio.wait([task])

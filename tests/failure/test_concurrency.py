@@ -24,7 +24,7 @@ PROCESSES, KEYS, WRITES = 8, 50, 200
 
 def test_processes_that_race_on_new_keys_make_one_document_each(place: Place) -> None:
     command = [sys.executable, str(WRITER)]
-    where = list(place.settings.values())
+    where = [place.settings[name] for name in ("mongo_url", "redis_url", "redis_prefix")]
     processes = [
         subprocess.Popen(
             [*command, str(number), str(KEYS), str(WRITES), *where],

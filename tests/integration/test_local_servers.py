@@ -279,3 +279,66 @@ def test_the_command_takes_the_folder_of_the_settings(
     assert main(["down"]) == 0
     assert status(folder) is None
     assert not (tmp_path / ".fastpersist").exists()
+
+
+KILLED_IN_A_START = """
+import os, signal, sys
+from fastpersist.local import LocalServers
+servers = LocalServers(sys.argv[1])
+getattr(servers, sys.argv[2]).wait_until_it_answers = lambda deadline: os.kill(os.getpid(), 9)
+servers.start()
+"""
+
+
+@pytest.mark.parametrize("server", ["mongod", "redis"])
+@pytest.mark.parametrize("keeps_state", [True, False])
+def test_servers_of_a_parent_killed_in_their_start_are_adopted(
+    folder: Path, server: str, keeps_state: bool
+) -> None:
+    command = [sys.executable, "-c", KILLED_IN_A_START, str(folder), server]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    known = json.loads((folder / "state.json").read_text())
+    assert is_alive(known[server]["pid"])
+    if not keeps_state:
+        (folder / "state.json").unlink()
+    servers = LocalServers(folder)
+    with servers as urls:
+        assert getattr(servers, server).pid == known[server]["pid"]
+        assert insert_and_count(urls.mongo_url) == 1
+    assert not is_alive(known[server]["pid"])
+
+
+def test_servers_are_found_without_their_state_file(folder: Path) -> None:
+    servers = LocalServers(folder)
+    with servers as urls:
+        (folder / "state.json").unlink()
+        assert status(folder) == urls
+        assert down(folder) is True
+        assert not servers.mongod.is_running()
+
+
+def test_a_link_to_a_folder_is_that_folder(folder: Path, tmp_path: Path) -> None:
+    folder.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    with LocalServers(folder) as urls, LocalServers(link) as same:
+        assert same == urls
+
+
+@pytest.mark.parametrize("obstacle", ["file", "state.json", "lock"])
+def test_an_unusable_folder_is_named_and_nothing_is_left(folder: Path, obstacle: str) -> None:
+    if obstacle == "file":
+        folder.write_text("")
+    else:
+        (folder / obstacle).mkdir(parents=True)
+    with pytest.raises(LocalServerError, match="FASTPERSIST_LOCAL_FOLDER"):
+        LocalServers(folder).start()
+    assert main(["up", "--folder", str(folder)]) == 2
+    found = subprocess.run(
+        ["pgrep", "-f", str(folder)], capture_output=True, text=True, check=False
+    )
+    assert found.stdout == ""
+    if obstacle == "file":
+        folder.unlink()
+    else:
+        (folder / obstacle).rmdir()

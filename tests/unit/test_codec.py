@@ -23,7 +23,6 @@ import pytest
 from bson.binary import Binary, UuidRepresentation
 from bson.code import Code
 from bson.codec_options import CodecOptions
-from bson.datetime_ms import DatetimeMS
 from bson.dbref import DBRef
 from bson.decimal128 import Decimal128
 from bson.int64 import Int64
@@ -362,7 +361,6 @@ def test_the_value_is_neither_changed_nor_shared(module: Any) -> None:
         Code("x", {}),
         DBRef("a", 1),
         Timestamp(1, 1),
-        DatetimeMS(1),
         MaxKey(),
         np.array([1, 2]),
         np.array([]),

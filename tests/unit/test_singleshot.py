@@ -141,14 +141,18 @@ async def test_a_failure_that_nobody_waits_for_is_forgotten_quietly() -> None:
     assert [context for context in reported if "never retrieved" in context["message"]] == []
 
 
-async def test_cancel_ends_a_run_under_way() -> None:
+class EndedError(Exception):
+    """Why a run was ended."""
+
+
+async def test_ending_a_run_under_way_tells_all_who_wait() -> None:
     step = Step()
     shot = Singleshot(step)
     waiters = start(shot, 2)
     await step.begun.wait()
-    await shot.cancel()
+    await shot.end(EndedError())
     for waiter in waiters:
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(EndedError):
             await waiter
     assert step.ended == 0
     assert not shot.is_done
@@ -156,13 +160,13 @@ async def test_cancel_ends_a_run_under_way() -> None:
     assert await shot() == 2
 
 
-async def test_cancel_forgets_an_outcome_and_may_come_before_any_run() -> None:
+async def test_ending_forgets_an_outcome_and_may_come_before_any_run() -> None:
     step = Step()
     step.gate.set()
     shot = Singleshot(step)
-    await shot.cancel()
+    await shot.end(EndedError())
     assert await shot() == 1
-    await shot.cancel()
+    await shot.end(EndedError())
     assert not shot.is_done
     assert await shot() == 2
 

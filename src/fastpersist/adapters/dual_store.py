@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..contracts import Candle
 from ..domains import Domain
-from ..hot.codec import normalise, whole_doubles_to_int
+from ..errors import InvalidDocumentError
+from ..hot.codec import MAX_SIZE, normalise, references_to_dicts, whole_doubles_to_int
 from ..services.db import stored_moment
 from ..times import LookAheadPolicy, is_visible
 from .backend import Key
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from ..services.container import Container
 
 __all__ = ["DualStoreBackend"]
+
+_ROOM_FOR_NAMES: Final = 8 * 1024
 
 
 class DualStoreBackend:
@@ -40,7 +43,7 @@ class DualStoreBackend:
         return self._payload(document.get(domain.value_field))
 
     async def write_value(self, domain: Domain, key: Key, value: Any, when: int | None) -> None:
-        stored, _ = normalise(value, domain.value_field)
+        stored = _fitting(value, domain.value_field, key)
         await self._container.db(domain).upsert_by_context(key, stored, when)
 
     async def read_entry(
@@ -64,7 +67,7 @@ class DualStoreBackend:
     async def write_entry(
         self, domain: Domain, key: Key, entry: Mapping[str, Any], when: int | None
     ) -> None:
-        stored, _ = normalise(entry, domain.value_field)
+        stored = _fitting(entry, domain.value_field, key)
         await self._container.db(domain).upsert_entry(key, stored, when)
 
     async def remove_entry(self, domain: Domain, key: Key) -> None:
@@ -98,7 +101,8 @@ class DualStoreBackend:
     ) -> None:
         stored: dict[str, Any] = {}
         for place, (row_id, row) in zip(places or range(len(rows)), rows.items(), strict=True):
-            stored[row_id], _ = normalise(row, f"{domain.rows_argument}[{place}]")
+            path = f"{domain.rows_argument}[{place}]"
+            stored[row_id] = _fitting(row, path, (*context, row_id))
         await self._container.db(domain).upsert_rows(context, stored)
 
     async def read_candles(
@@ -116,4 +120,15 @@ class DualStoreBackend:
         return is_visible(domain.name, stored_moment(document), asked_at, self.look_ahead)
 
     def _payload(self, value: Any) -> Any:
+        value = references_to_dicts(value)
         return whole_doubles_to_int(value) if self._converts_doubles else value
+
+
+def _fitting(value: Any, path: str, key: Key) -> Any:
+    """Return `value` ready for BSON, if it and the names of its key fit in one document."""
+    stored, size = normalise(value, path)
+    names = sum(len(part.encode("utf-8", "surrogatepass")) for part in key if isinstance(part, str))
+    # The codec leaves room for names of usual length.
+    if size + max(0, names - _ROOM_FOR_NAMES) > MAX_SIZE:
+        raise InvalidDocumentError(path, f"exceeds {MAX_SIZE} bytes together with its key")
+    return stored

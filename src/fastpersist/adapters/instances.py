@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from functools import cache
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from ..contracts import (
     BreakevenData,
@@ -89,6 +89,10 @@ __all__ = [
 def _context_template(domain: Domain) -> KeyTemplate:
     parts = domain.key_parts[: domain.context_size]
     return KeyTemplate(domain.namespace, parts, [name for name, _ in parts])
+
+
+# MongoDB takes no larger limit.
+_MOST_ROWS: Final = 2**31 - 1
 
 
 class Instance:
@@ -187,6 +191,8 @@ class ListInstance(Instance):
             raise InvalidArgumentError("limit", f"must not be negative, got {limit}")
         if limit == 0:
             return []
+        if limit is not None and limit > _MOST_ROWS:
+            limit = None
         return await self._backend.read_rows(self._domain, self._context, limit)
 
     async def write(self, rows: Any) -> None:
@@ -220,7 +226,9 @@ class CandleInstance(Instance):
             raise InvalidArgumentError("limit", f"must not be negative, got {limit}")
         if limit == 0:
             return []
-        if since_timestamp % self._step:
+        if since_timestamp % self._step or not _fits_int64(
+            since_timestamp, since_timestamp + limit * self._step
+        ):
             return None
         window_closes = since_timestamp + limit * self._step
         if not is_visible(
@@ -507,3 +515,7 @@ class SessionInstance(ValueInstance):
     async def write_session_data(self, data: SessionData, when: When) -> None:
         """Replace the value."""
         await self.write(value=checked_record(data, "data"), when=when)
+
+
+def _fits_int64(*numbers: int) -> bool:
+    return all(-(2**63) <= number < 2**63 for number in numbers)

@@ -184,7 +184,7 @@ async def _run(
         seconds = await _replay(engine, progress)
     summary = engine.summary
     if options.as_json:
-        print(json.dumps(_as_json(engine, files, seconds)))
+        print(json.dumps(_as_json(engine, files, feeds, seconds)))
     else:
         console.print(_table(summary))
         done = summary.bars - resumed_from
@@ -211,6 +211,12 @@ async def _import(options: RunOptions, progress: Progress, file: CandleFile) -> 
         progress.console.print(
             f"{escape(file.path.name)}: {gaps.missing:,} candles of {file.interval} are missing in "
             f"{gaps.runs:,} gaps, the longest of {gaps.longest:,}",
+            highlight=False,
+        )
+    if feed.different and not options.as_json:
+        progress.console.print(
+            f"{escape(file.path.name)}: {feed.different:,} candles are stored with other figures, "
+            "which stay; the run replays those, not the file's",
             highlight=False,
         )
     return feed
@@ -276,7 +282,9 @@ def _table(summary: Summary) -> Table:
     return table
 
 
-def _as_json(engine: Engine, files: Sequence[CandleFile], seconds: float) -> dict[str, Any]:
+def _as_json(
+    engine: Engine, files: Sequence[CandleFile], feeds: Sequence[Feed], seconds: float
+) -> dict[str, Any]:
     state = engine.summary.to_state()
     return {
         **state,
@@ -285,5 +293,6 @@ def _as_json(engine: Engine, files: Sequence[CandleFile], seconds: float) -> dic
         "total_bars": engine.total_bars,
         "events": engine.events,
         "seconds": round(seconds, 3),
+        "different_candles": {feed.symbol: feed.different for feed in feeds},
         "intervals": {file.symbol: file.interval for file in files},
     }

@@ -5,6 +5,8 @@ The plain types are handled here; everything else goes to the twin's own functio
 
 from cpython.unicode cimport PyUnicode_GET_LENGTH
 
+from bson.dbref import DBRef
+
 from ._codec_py import (
     MAX_DEPTH,
     MAX_SIZE,
@@ -24,7 +26,7 @@ cdef extern from "Python.h":
     int Py_EnterRecursiveCall(const char *where) except *
     void Py_LeaveRecursiveCall()
 
-__all__ = ["MAX_DEPTH", "MAX_SIZE", "normalise", "whole_doubles_to_int"]
+__all__ = ["MAX_DEPTH", "MAX_SIZE", "normalise", "references_to_dicts", "whole_doubles_to_int"]
 
 cdef enum:
     CONTAINER_BYTES = 5
@@ -167,4 +169,26 @@ cpdef object whole_doubles_to_int(object value):
                     (<list>value)[index] = whole_doubles_to_int(item)
         finally:
             Py_LeaveRecursiveCall()
+    return value
+
+
+cpdef object references_to_dicts(object value):
+    kind = type(value)
+    if kind is dict or kind is list:
+        Py_EnterRecursiveCall(b" while converting a document")
+        try:
+            if kind is dict:
+                for key, item in (<dict>value).items():
+                    kind = type(item)
+                    if kind is dict or kind is list or kind is DBRef:
+                        (<dict>value)[key] = references_to_dicts(item)
+            else:
+                for index, item in enumerate(<list>value):
+                    kind = type(item)
+                    if kind is dict or kind is list or kind is DBRef:
+                        (<list>value)[index] = references_to_dicts(item)
+        finally:
+            Py_LeaveRecursiveCall()
+    elif kind is DBRef:
+        return references_to_dicts(dict(value.as_doc()))
     return value

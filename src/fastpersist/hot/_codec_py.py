@@ -11,8 +11,10 @@ from enum import Enum
 from typing import Any, Final
 from uuid import UUID
 
-from bson.binary import Binary
+from bson.binary import OLD_UUID_SUBTYPE, UUID_SUBTYPE, Binary
 from bson.code import Code
+from bson.datetime_ms import DatetimeMS
+from bson.dbref import DBRef
 from bson.decimal128 import Decimal128
 from bson.int64 import Int64
 from bson.objectid import ObjectId
@@ -20,7 +22,7 @@ from bson.regex import Regex
 
 from ..errors import InvalidDocumentError
 
-__all__ = ["MAX_DEPTH", "MAX_SIZE", "normalise", "whole_doubles_to_int"]
+__all__ = ["MAX_DEPTH", "MAX_SIZE", "normalise", "references_to_dicts", "whole_doubles_to_int"]
 
 MAX_DEPTH: Final = 100
 """How many containers may stand inside each other; MongoDB's own limit is 100 too."""
@@ -31,6 +33,8 @@ MAX_SIZE: Final = 16 * 1024 * 1024 - 16 * 1024
 _INT32_LEAST, _INT32_MOST = -(2**31), 2**31 - 1
 _INT64_LEAST, _INT64_MOST = -(2**63), 2**63 - 1
 _CONTAINER_BYTES = 5
+_MAY_HOLD_REFERENCES = (dict, list, DBRef)
+_UUID_SUBTYPES = (OLD_UUID_SUBTYPE, UUID_SUBTYPE)
 _LONGEST_STEP = 80
 _PLAIN_KEY = re.compile(r"[^\W\d]\w*\Z")
 
@@ -149,6 +153,8 @@ def walk_other(
         return utc_milliseconds(value), 8
     if isinstance(value, ObjectId):
         return value, 12
+    if isinstance(value, DatetimeMS):
+        return value, 8
     if isinstance(value, Decimal):
         try:
             return Decimal128(value), 16
@@ -159,6 +165,8 @@ def walk_other(
     if isinstance(value, UUID):
         return value, 5 + 16
     if isinstance(value, Binary):
+        if value.subtype in _UUID_SUBTYPES and len(value) != 16:
+            raise Refusal("a binary value of a UUID subtype has to be 16 bytes long")
         return value, 5 + len(value) + (4 if value.subtype == 2 else 0)
     if isinstance(value, (bytes, bytearray, memoryview)):
         content = bytes(value)
@@ -304,4 +312,23 @@ def whole_doubles_to_int(value: Any) -> Any:
     elif kind is list:
         for index, item in enumerate(value):
             value[index] = whole_doubles_to_int(item)
+    return value
+
+
+def references_to_dicts(value: Any) -> Any:
+    """Turn every DBRef into the dict that was stored, in place, and return the result.
+
+    The driver makes one of each mapping with ``$ref`` and ``$id``; in a payload they are only keys.
+    """
+    kind = type(value)
+    if kind is dict:
+        for key, item in value.items():
+            if type(item) in _MAY_HOLD_REFERENCES:
+                value[key] = references_to_dicts(item)
+    elif kind is list:
+        for index, item in enumerate(value):
+            if type(item) in _MAY_HOLD_REFERENCES:
+                value[index] = references_to_dicts(item)
+    elif kind is DBRef:
+        return references_to_dicts(dict(value.as_doc()))
     return value

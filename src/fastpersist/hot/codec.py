@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._codec_py import MAX_DEPTH, MAX_SIZE, normalise, whole_doubles_to_int
+    from ._codec_py import (
+        MAX_DEPTH,
+        MAX_SIZE,
+        normalise,
+        references_to_dicts,
+        whole_doubles_to_int,
+    )
 else:
     from ._choose import choose
 
@@ -13,6 +19,7 @@ else:
     MAX_DEPTH = _module.MAX_DEPTH
     MAX_SIZE = _module.MAX_SIZE
     normalise = _module.normalise
+    references_to_dicts = _module.references_to_dicts
     whole_doubles_to_int = _module.whole_doubles_to_int
 
-__all__ = ["MAX_DEPTH", "MAX_SIZE", "normalise", "whole_doubles_to_int"]
+__all__ = ["MAX_DEPTH", "MAX_SIZE", "normalise", "references_to_dicts", "whole_doubles_to_int"]

@@ -49,6 +49,7 @@ _STOP_SECONDS: Final = 20.0
 _ANY_OWNER: Final = 0
 _ALREADY_INITIALIZED: Final = 23
 _MISSING_LIBRARY: Final = re.compile(r"error while loading shared libraries: ([\w.+-]+)")
+_PORT_OF_A_PROCESS: Final = re.compile(rf"--port (\d+)|{re.escape(_HOST)}:(\d+)")
 _PACKAGES: Final = {
     "libcurl.so.4": "libcurl4",
     "libcrypto.so.3": "libssl3",
@@ -113,8 +114,12 @@ class Server:
             return process.poll() is None
         return self.pid > 0 and _birth_of(self.pid) == self._birth != ""
 
-    def start(self, timeout: float = 30.0) -> None:
+    def start(self, timeout: float = 30.0, note: Callable[[], None] = lambda: None) -> None:
         """Start the process, on its port if it had one, and wait until it answers.
+
+        Args:
+            timeout: Deadline in seconds.
+            note: Called when the process runs, before it answers.
 
         Raises:
             LocalServerError: It died or did not answer in time; the error shows the log's end.
@@ -139,6 +144,7 @@ class Server:
             _children.append(self._process)
             self.pid = self._process.pid
             self._birth = _birth_of(self.pid)
+            note()
             if self.wait_until_it_answers(deadline):
                 return
             if time.monotonic() > deadline:
@@ -226,7 +232,8 @@ class LocalServers:
                 "local servers run on Linux and macOS only",
                 hint="point FASTPERSIST_MONGO_URL and FASTPERSIST_REDIS_URL at other servers",
             )
-        self._folder = Path(folder).absolute()
+        # Resolved, because both servers report their folders that way.
+        self._folder = Path(folder).resolve()
         self._replica_set = replica_set
         self._database = database
         self._timeout = start_timeout
@@ -253,10 +260,23 @@ class LocalServers:
         Raises:
             LocalServerError: A binary is missing, or a server does not start.
         """
+        try:
+            self._start(detached)
+        except OSError as error:
+            raise LocalServerError(
+                f"{self._folder} cannot hold local servers: {error}",
+                hint="choose another folder: local_folder, or FASTPERSIST_LOCAL_FOLDER",
+            ) from error
+        if not detached:
+            self._lease_of = os.getpid()
+            atexit.register(self.stop)
+        return self.urls
+
+    def _start(self, detached: bool) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         with self._locked() as state:
-            self._adopt_or_start(self.mongod, state)
             try:
+                self._adopt_or_start(self.mongod, state)
                 self._adopt_or_start(self.redis, state)
                 self._initiate_replica_set()
             except BaseException:
@@ -269,10 +289,6 @@ class LocalServers:
             if lease not in leases:
                 leases.append(lease)
             self._write_state(leases)
-        if not detached:
-            self._lease_of = os.getpid()
-            atexit.register(self.stop)
-        return self.urls
 
     def stop(self) -> None:
         """Give up the lease; the last one ends the servers."""
@@ -321,20 +337,45 @@ class LocalServers:
     ) -> None:
         await asyncio.to_thread(self.stop)
 
-    @staticmethod
-    def _is_found(server: Server, state: dict[str, Any]) -> bool:
-        return server.is_running() or server.adopt(state.get(server.name, {}))
+    def _is_found(self, server: Server, state: dict[str, Any]) -> bool:
+        return (
+            server.is_running()
+            or server.adopt(state.get(server.name, {}))
+            or server.adopt(self._stray(server))
+        )
 
     def _adopt_or_start(self, server: Server, state: dict[str, Any]) -> None:
+        def note() -> None:
+            # At once: a parent killed in the middle of a start must leave a trace of it.
+            state[server.name] = server.state()
+            self._write_state(_living(state["leases"]))
+
         if not self._is_found(server, state):
             server.port = state.get(server.name, {}).get("port", 0)
-            server.start(self._timeout)
+            server.start(self._timeout, note)
         elif not server.wait_until_it_answers(time.monotonic() + self._timeout):
             server.stop()
-            server.start(self._timeout)
-        # Written at once: a parent killed in the middle of a start must leave a trace of it.
-        state[server.name] = server.state()
-        self._write_state(_living(state["leases"]))
+            server.start(self._timeout, note)
+        note()
+
+    def _stray(self, server: Server) -> dict[str, Any]:
+        """Return the state of a server of this folder that the state file does not know."""
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                if server.name == "mongod":
+                    is_ours = str(self._folder / "mongo") in words and "--dbpath" in words
+                else:
+                    is_ours = (
+                        re.search(r"(redis|valkey)-server", words[0]) is not None
+                        and (process / "cwd").readlink() == self._folder
+                    )
+                port = _PORT_OF_A_PROCESS.search(" ".join(words))
+                if is_ours and port:
+                    pid = int(process.name)
+                    number = int(port.group(1) or port.group(2))
+                    return {"pid": pid, "port": number, "birth": _birth_of(pid)}
+        return {}
 
     def _stop_servers(self) -> None:
         for server in (self.redis, self.mongod):

@@ -519,7 +519,9 @@ class Engine:
         return self._id(what, symbol, when, self._reports)
 
     def _id(self, *parts: Any) -> str:
-        return str(uuid5(NAMESPACE_OID, "/".join(map(str, (self._fingerprint, *parts)))))
+        return str(
+            uuid5(NAMESPACE_OID, "/".join(map(str, (self._fingerprint, *self._session, *parts))))
+        )
 
 
 def _minutes(position: Position) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import ne
 from typing import Final
 
 from ..contracts import Candle
@@ -33,6 +34,10 @@ class Feed:
 
     The contract answers a window as a whole or not at all, so the feed remembers where the
     contiguous runs are and never asks across a gap.
+
+    Attributes:
+        different: How many candles were stored before with other figures than the imported file's;
+            the stored ones stay and are what the feed gives.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class Feed:
         self.symbol = symbol
         self.interval = interval
         self.step = INTERVAL_STEP_MS[interval]
+        self.different = 0
         self._registries = registries
         self._exchange_name = exchange_name
         self._run_starts: list[int] = []
@@ -133,9 +139,12 @@ async def import_candles(
     while start < len(file.candles):
         batch = file.candles[start : min(start + _WRITE_BATCH, feed.end_of_run(start))]
         since, count = batch[0]["timestamp"], len(batch)
-        stored = await candle.read_candles_data(*context, count, since, since + count * feed.step)
+        window = (*context, count, since, since + count * feed.step)
+        stored = await candle.read_candles_data(*window)
         if stored != batch:
             await candle.write_candles_data(*context, batch)
+            stored = await candle.read_candles_data(*window)
+            feed.different += sum(map(ne, stored or (), batch))
         progress(count)
         start += count
     return feed

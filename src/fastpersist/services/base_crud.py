@@ -20,7 +20,7 @@ __all__ = ["BaseCRUD", "Page", "utc_now"]
 
 NEWEST_FIRST: Final = (("updatedDate", -1), ("_id", -1))
 # The server retries an upsert that lost a race by itself; this covers the versions that do not.
-_UPSERT_ATTEMPTS: Final = 5
+UPSERT_ATTEMPTS: Final = 5
 
 
 def utc_now() -> datetime:
@@ -164,7 +164,7 @@ class BaseCRUD:
             "$set": {**fields, "updatedDate": now},
             "$setOnInsert": {"createDate": now, "__v": 0},
         }
-        attempts_left = _UPSERT_ATTEMPTS
+        attempts_left = UPSERT_ATTEMPTS
         with translated_errors():
             while True:
                 attempts_left -= 1

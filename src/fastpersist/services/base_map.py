@@ -133,7 +133,7 @@ class BaseMap:
         return await self._redis.run(lambda client: client.get(stored))
 
     async def _set(self, stored: bytes, value: bytes) -> None:
-        await self._redis.run(lambda client: client.set(stored, value, **self._expiry))
+        await self._redis.run(lambda client: client.set(stored, value, **self._expiry), stores=True)
 
     async def _get_many(self, stored: list[bytes]) -> list[bytes | None]:
         if not stored:
@@ -152,7 +152,7 @@ class BaseMap:
                     commands.set(stored, value, **self._expiry)
                 await commands.execute()
 
-        await self._redis.run(pipeline)
+        await self._redis.run(pipeline, stores=True)
 
     async def _delete(self, stored: list[bytes]) -> int:
         if not stored:

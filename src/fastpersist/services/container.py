@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+from ..deadlines import time_limit
 from ..domains import (
     BREAKEVEN,
     CANDLE,
@@ -50,7 +51,7 @@ from .db import (
 )
 from .logger import LoggerService
 from .mongo import MongoService
-from .redis import RedisService, time_limit
+from .redis import RedisService
 
 if TYPE_CHECKING:
     from ..local import LocalServers
@@ -339,9 +340,8 @@ class Container:
         if self._is_closed:
             return
         self._is_closed = True
-        await self._start.cancel()
-        for start in self._own_starts.values():
-            await start.cancel()
+        for start in (self._start, *self._own_starts.values()):
+            await start.end(ClosedError("this store was closed during its start"))
         if self._pid == os.getpid() and self._loop in (None, asyncio.get_running_loop()):
             for service in reversed(list(self._made.values())):
                 close = getattr(service, "aclose", None)

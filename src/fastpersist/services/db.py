@@ -10,12 +10,13 @@ import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import blake2b
 from itertools import islice
 from typing import Any, Final, TypeVar
 
 import bson
-from bson import ObjectId
+from bson import DatetimeMS, ObjectId
 from bson.raw_bson import RawBSONDocument
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
@@ -24,7 +25,7 @@ from ..contracts import Candle
 from ..domains import Domain, Shape
 from ..errors import StoreError
 from ..times import to_datetime
-from .base_crud import BaseCRUD, utc_now
+from .base_crud import UPSERT_ATTEMPTS, BaseCRUD, utc_now
 from .cache import IdCacheService
 from .logger import LoggerService
 from .mongo import Document, MongoService, translated_errors
@@ -39,6 +40,7 @@ _LIST_BATCH: Final = 500
 _CANDLE_BATCH: Final = 2_000
 _CANDLE_WINDOW: Final = 10_000
 _CLEAR_BATCH: Final = 1_000
+_READ_BATCH: Final = 500
 _FIGURES: Final = ("open", "high", "low", "close", "volume")
 _CANDLE_FIELDS: Final = {"_id": 0, "timestamp": 1, **dict.fromkeys(_FIGURES, 1)}
 
@@ -91,6 +93,19 @@ class DbService(BaseCRUD):
         elif cached_id is not None:
             await self._cache.forget([cache_key])
         return document
+
+    async def _newest_first(
+        self, query: Mapping[str, Any], projection: Mapping[str, Any]
+    ) -> list[Document]:
+        # Sorted here: a cursor in the order of a date misses what is written again meanwhile.
+        newest_by = self.domain.newest_by
+        with translated_errors():
+            found = await self.collection.find(query, {**projection, newest_by: 1}).to_list()
+        found.sort(
+            key=lambda document: (_milliseconds(document.get(newest_by)), str(document["_id"])),
+            reverse=True,
+        )
+        return found
 
     async def clear(self, context: Key) -> int:
         """Delete all documents of a context (all of the domain for ``()``) and their cached ids.
@@ -155,18 +170,25 @@ class EntryDbService(ValueDbService):
             await self._cache.remember(cache_key, document["_id"])
 
     async def iterate_context(self, context: Key, *, keys_only: bool) -> AsyncIterator[Document]:
-        """Yield the documents of a context that are not removed, last written first."""
-        projection = None
+        """Yield the documents of a context that are not removed, last written first.
+
+        Which ones is settled at the start; each is read when its batch is reached.
+        """
+        alive = {**self._filter(context), "removed": False}
+        found = await self._newest_first(alive, {self._key_names[-1]: 1, "when": 1})
         if keys_only:
-            projection = {self._key_names[-1]: 1, "when": 1}
-        with translated_errors():
-            async with self.collection.find(
-                {**self._filter(context), "removed": False},
-                projection,
-                sort=[(self.domain.newest_by, -1), ("_id", -1)],
-            ) as cursor:
-                async for document in cursor:
-                    yield document
+            for document in found:
+                yield document
+            return
+        for batch in _batches([document["_id"] for document in found], _READ_BATCH):
+            with translated_errors():
+                documents = await self.collection.find(
+                    {"_id": {"$in": batch}, "removed": False}
+                ).to_list()
+            by_id = {repr(document["_id"]): document for document in documents}
+            for document_id in batch:
+                if repr(document_id) in by_id:
+                    yield by_id[repr(document_id)]
 
 
 @dataclass(slots=True)
@@ -196,12 +218,14 @@ class ListDbService(DbService):
 
     async def find_newest(self, context: Key, limit: int | None) -> list[Document]:
         """Return the newest `limit` documents of a context (None for all), newest first."""
+        if limit is None:
+            return await self._newest_first(self._filter(context), {self.domain.value_field: 1})
         with translated_errors():
             async with self.collection.find(
                 self._filter(context),
                 {self.domain.value_field: 1},
                 sort=[(self.domain.newest_by, -1), ("_id", -1)],
-                limit=limit or 0,
+                limit=limit,
             ) as cursor:
                 return await cursor.to_list()
 
@@ -267,8 +291,11 @@ class ListDbService(DbService):
     ) -> dict[bytes, ObjectId]:
         """Apply the upserts and return the ids of those that inserted, by cache key."""
         ids: dict[bytes, ObjectId] = {}
+        unique = {stored for stored, _ in self.domain.unique_index}
+        attempts_left = UPSERT_ATTEMPTS
         with translated_errors():
             while True:
+                attempts_left -= 1
                 try:
                     result = await self.collection.bulk_write(updates, ordered=False)
                     inserted, failures = result.upserted_ids or {}, []
@@ -276,10 +303,14 @@ class ListDbService(DbService):
                     details = error.details
                     failures = details.get("writeErrors", [])
                     # Two first writers raced: the document is there now, so the upsert updates it.
-                    if details.get("writeConcernErrors") or any(
-                        failure.get("code") != _DUPLICATE_KEY
-                        or "_id" in failure.get("keyPattern", ())
-                        for failure in failures
+                    if (
+                        not attempts_left
+                        or details.get("writeConcernErrors")
+                        or any(
+                            failure.get("code") != _DUPLICATE_KEY
+                            or set(failure.get("keyPattern", unique)) != unique
+                            for failure in failures
+                        )
                     ):
                         raise
                     inserted = {row["index"]: row["_id"] for row in details.get("upserted", [])}
@@ -461,6 +492,12 @@ def _batches(items: Sequence[T], size: int) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+def _milliseconds(date: Any) -> int:
+    if isinstance(date, datetime):
+        return round(date.timestamp() * 1000)
+    return int(date) if isinstance(date, DatetimeMS) else 0
 
 
 def stored_moment(document: Document) -> int | None:

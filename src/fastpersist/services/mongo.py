@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final
 
 import pymongo
-from bson.codec_options import CodecOptions
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
 from pymongo import AsyncMongoClient, IndexModel
 from pymongo.asynchronous.collection import AsyncCollection
@@ -27,6 +28,7 @@ from pymongo.errors import ConfigurationError as MongoConfigurationError
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
 
+from ..deadlines import time_limit
 from ..domains import Domain, Index
 from ..errors import (
     ClosedError,
@@ -43,9 +45,15 @@ __all__ = ["Document", "MongoService", "translated_errors"]
 
 Document = dict[str, Any]
 
+# Dates that Python has no word for, as JavaScript can store them, are read as DatetimeMS.
+CODEC_OPTIONS: Final = CodecOptions[Document](
+    tz_aware=True, uuid_representation=4, datetime_conversion=DatetimeConversion.DATETIME_AUTO
+)
+
 _DATABASE_OF_NODE: Final = "test"
 _REFUSED_CODES: Final = frozenset({13, 18, 8000})
 _INDEX_CONFLICT_CODES: Final = frozenset({85, 86})
+_CLOSE_SECONDS: Final = 1.0
 
 
 class MongoService:
@@ -128,7 +136,7 @@ class MongoService:
                 await client.admin.command("ping")
             self._database = client.get_default_database(
                 _DATABASE_OF_NODE,
-                codec_options=CodecOptions(tz_aware=True, uuid_representation=4),
+                codec_options=CODEC_OPTIONS,
                 read_preference=ReadPreference.PRIMARY,
                 write_concern=self._write_concern(client.write_concern.document),
             )
@@ -191,7 +199,11 @@ class MongoService:
         client, self._client, self._database = self._client, None, None
         self._collections.clear()
         if client is not None:
-            await client.close()
+            # A hanging server must not hold up the close: the driver says goodbye to its sessions.
+            with suppress(asyncio.TimeoutError, PyMongoError):
+                async with time_limit(_CLOSE_SECONDS):
+                    with pymongo.timeout(_CLOSE_SECONDS):
+                        await client.close()
 
 
 def _refuse_legacy_index(domain: Domain, existing: Iterable[Mapping[str, Any]]) -> None:

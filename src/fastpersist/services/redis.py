@@ -8,7 +8,7 @@ with MongoDB. A background probe closes the circuit when Redis answers again.
 from __future__ import annotations
 
 import asyncio
-import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
@@ -24,22 +24,20 @@ from redis.exceptions import (
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisClusterException,
     RedisError,
     ResponseError,
+    SlotNotCoveredError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from ..deadlines import time_limit
 from ..errors import ConfigurationError, StoreError, StoreUnavailableError
 from ..settings import Settings
 from .logger import LoggerService
 
-if sys.version_info >= (3, 11):
-    from asyncio import timeout as time_limit
-else:
-    from async_timeout import timeout as time_limit
-
-__all__ = ["RedisService", "time_limit"]
+__all__ = ["RedisService"]
 
 T = TypeVar("T")
 
@@ -48,16 +46,19 @@ _UNAVAILABLE: Final = (
     RedisTimeoutError,
     BusyLoadingError,
     ClusterError,
+    RedisClusterException,
+    SlotNotCoveredError,
     OSError,
     asyncio.TimeoutError,
-    OutOfMemoryError,
-    ReadOnlyError,
 )
+_WRITES_REFUSED: Final = (OutOfMemoryError, ReadOnlyError)
 _REFUSED: Final = (AuthenticationError, AuthorizationError, NoPermissionError)
 # One late answer may be a loop that was busy elsewhere; several in a row are a slow server.
 _TIMEOUTS_TO_OPEN: Final = 3
 _PROBE_FIRST_SECONDS: Final = 0.05
 _PROBE_MOST_SECONDS: Final = 2.0
+_STABLE_SECONDS: Final = 10.0
+_RELAPSE_MOST_SECONDS: Final = 5.0
 
 
 class RedisService:
@@ -71,6 +72,9 @@ class RedisService:
         self._slots = asyncio.Semaphore(settings.redis_connections)
         self._timeouts_in_row = 0
         self._probe: asyncio.Task[None] | None = None
+        self._first_pause = _PROBE_FIRST_SECONDS
+        self._closed_at = -_STABLE_SECONDS
+        self._refuses_writes = False
         self._url = ""
 
     @property
@@ -144,8 +148,13 @@ class RedisService:
             await self._client.initialize()
             self._is_cluster = True
 
-    async def run(self, command: Callable[[Any], Awaitable[T]]) -> T:
+    async def run(self, command: Callable[[Any], Awaitable[T]], *, stores: bool = False) -> T:
         """Return what `command` makes of the client.
+
+        Args:
+            command: Is given the client.
+            stores: Whether the command stores something, which a full or read-only server refuses
+                while it goes on answering the others.
 
         Raises:
             StoreUnavailableError: The circuit is open, or Redis did not answer in time.
@@ -165,9 +174,17 @@ class RedisService:
                 raise StoreUnavailableError(
                     "redis", type(error).__name__, timeout=_is_timeout(error)
                 ) from error
+            except _WRITES_REFUSED as error:
+                if not self._refuses_writes:
+                    self._refuses_writes = True
+                    self._logger.warn("redis refuses writes", reason=type(error).__name__)
+                raise StoreUnavailableError("redis", type(error).__name__) from error
             except RedisError as error:
                 raise StoreError(f"redis: {type(error).__name__}") from error
         self._timeouts_in_row = 0
+        if stores and self._refuses_writes:
+            self._refuses_writes = False
+            self._logger.info("redis takes writes again")
         return result
 
     def primaries(self) -> Sequence[Any]:
@@ -212,18 +229,22 @@ class RedisService:
             self._logger.warn(
                 "redis is unavailable, going on with MongoDB", reason=type(error).__name__
             )
-            self._probe = asyncio.ensure_future(self._probe_until_back())
+            # A server that answers the probe and fails the calls is asked less and less often.
+            is_relapse = time.monotonic() - self._closed_at < _STABLE_SECONDS
+            pause = self._first_pause * 2 if is_relapse else _PROBE_FIRST_SECONDS
+            self._first_pause = min(pause, _RELAPSE_MOST_SECONDS)
+            self._probe = asyncio.ensure_future(self._probe_until_back(self._first_pause))
 
-    async def _probe_until_back(self) -> None:
-        pause = _PROBE_FIRST_SECONDS
+    async def _probe_until_back(self, pause: float) -> None:
         while True:
             await asyncio.sleep(pause)
-            pause = min(pause * 2, _PROBE_MOST_SECONDS)
-            with suppress(RedisError, OSError, asyncio.TimeoutError):
+            pause = max(pause, min(pause * 2, _PROBE_MOST_SECONDS))
+            with suppress(RedisError, *_UNAVAILABLE):
                 async with time_limit(max(1.0, self._settings.redis_timeout)):
                     await self._discover()
                 break
         self._timeouts_in_row = 0
+        self._closed_at = time.monotonic()
         self._probe = None
         self._logger.info("redis is available again")
 
