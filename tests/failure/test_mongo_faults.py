@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 import fastpersist
-from fastpersist import StoreUnavailableError
+from fastpersist import ClosedError, StoreUnavailableError
 from fastpersist.local import LocalServers
 from kit import eventually
 
@@ -129,3 +129,31 @@ async def test_a_lost_mongodb_ends_every_call_with_the_deadline(
             assert await client.exists("state_cache:s:new") == 0
         await asyncio.to_thread(own_servers.start)
         assert await store.state.read_state_data("s", "known") == {"data": 1}
+
+
+async def test_closing_and_starting_end_though_mongodb_hangs(own_servers: LocalServers) -> None:
+    urls = own_servers.urls
+    settings: dict[str, Any] = {
+        "mongo_url": urls.mongo_url, "redis_url": urls.redis_url,
+        "start_timeout": 1.0, "operation_timeout": 1.0,
+    }  # fmt: skip
+    idle = fastpersist.open(**settings)
+    await idle.state.write_state_data("s", "b", {"data": 1}, 1)
+    os.kill(own_servers.mongod.pid, signal.SIGSTOP)
+    try:
+        await asyncio.wait_for(idle.aclose(), 15)
+        starting = fastpersist.open(**settings)
+        with pytest.raises(StoreUnavailableError):
+            await asyncio.wait_for(starting.ready(), 15)
+        await asyncio.wait_for(starting.aclose(), 15)
+    finally:
+        os.kill(own_servers.mongod.pid, signal.SIGCONT)
+
+
+async def test_a_store_that_is_closed_during_its_start_says_so() -> None:
+    store = fastpersist.open(mongo_url="mongodb://127.0.0.1:1/x", redis_url="redis://127.0.0.1:1")
+    waiting = asyncio.create_task(store.state.read_state_data("s", "b"))
+    await asyncio.sleep(0.1)
+    await store.aclose()
+    with pytest.raises(ClosedError):
+        await waiting

@@ -6,15 +6,19 @@ import asyncio
 import os
 import random
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 import fastpersist
 from conftest import Place
 from fastpersist import Store
-from fastpersist.local import LocalServers
+from fastpersist.local import LocalServers, Server, find_redis_server
+from fastpersist.local.servers import _free_port
 from kit import eventually
 
 # The drivers leave a socket to the collector when a call ends while it connects.
@@ -189,3 +193,64 @@ async def test_a_map_without_redis_fails_and_names_it(place: Place) -> None:
     async with place.open(redis_url="redis://127.0.0.1:1/0") as store:
         with pytest.raises(fastpersist.StoreUnavailableError, match="redis"):
             await store.container.state_cache_service.size()
+
+
+async def test_a_full_redis_is_reported_once_and_heals(own_servers: LocalServers) -> None:
+    logger = Warnings()
+    urls = own_servers.urls
+    async with (
+        fastpersist.open(
+            mongo_url=urls.mongo_url, redis_url=urls.redis_url, logger=logger
+        ) as store,
+        Redis.from_url(urls.redis_url) as client,
+    ):
+        await client.config_set("maxmemory", 1)
+        for number in range(50):
+            await store.state.write_state_data("s", f"b{number}", {"data": number}, 1)
+            assert await store.state.read_state_data("s", f"b{number}") == {"data": number}
+            await asyncio.sleep(0.01)
+        assert store.container.redis_service.is_available
+        assert logger.events == [("warn", "redis refuses writes")]
+        await client.config_set("maxmemory", 0)
+        await store.state.write_state_data("s", "healed", {"data": 1}, 1)
+        assert await client.exists("state_cache:s:healed") == 1
+    assert [level for level, _ in logger.events] == ["warn", "info"]
+
+
+async def test_a_lost_cluster_fails_no_call(place: Place, tmp_path: Path) -> None:
+    def command(port: int) -> list[str]:
+        return [
+            *(str(find_redis_server()), "--bind", "127.0.0.1", "--port", str(port)),
+            *("--dir", str(tmp_path), "--cluster-enabled", "yes", "--save", ""),
+            *("--cluster-port", str(_free_port())),
+        ]
+
+    def answers(port: int) -> bool:
+        try:
+            with BlockingRedis("127.0.0.1", port) as client:
+                return bool(client.ping())
+        except RedisError:
+            return False
+
+    node = Server("redis", tmp_path, command, answers)
+    await asyncio.to_thread(node.start)
+    try:
+        with BlockingRedis("127.0.0.1", node.port) as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+
+            async def is_formed() -> bool:
+                return bool(client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
+
+            await eventually(is_formed)
+        logger = Warnings()
+        async with place.open(redis_url=f"redis://127.0.0.1:{node.port}", logger=logger) as store:
+            assert store.container.redis_service.is_cluster
+            await store.state.write_state_data("s", "b", {"data": 1}, 1)
+            await asyncio.to_thread(node.kill)
+            for number in range(100):
+                await store.state.write_state_data("s", f"b{number}", {"data": number}, 1)
+                assert await store.state.read_state_data("s", f"b{number}") == {"data": number}
+            assert not store.container.redis_service.is_available
+        assert [level for level, _ in logger.events] == ["warn"]
+    finally:
+        await asyncio.to_thread(node.kill)

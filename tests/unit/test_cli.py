@@ -333,3 +333,32 @@ def test_a_terminal_shows_progress_with_its_rate(
     assert "import BTCUSDT 1m" in shown
     assert re.search(r"replay [\d,]+ events/s", shown)
     assert "120/120" in shown
+
+
+def test_a_corrected_file_is_told_that_stored_candles_stay(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = result(capsys, [*RUN, "--files", "kept"])
+    assert first["different_candles"] == {"BTCUSDT": 0}
+    write_csv(work / "BTCUSDT.csv", random_walk(120, seed=2))
+    arguments = [*RUN, "--files", "kept", "--fresh"]
+    again = result(capsys, arguments)
+    assert again["different_candles"] == {"BTCUSDT": 120}
+    assert outcome(again) == outcome(first)
+    assert main(arguments) == 0
+    assert "120 candles are stored with other figures" in capsys.readouterr().out
+
+
+def test_runs_on_two_exchanges_keep_their_rows_apart(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for exchange in ("binance", "bybit"):
+        result(capsys, [*RUN, "--files", "kept", "--exchange", exchange])
+    for kind in ("storage/backtest", "notification/backtest", "log"):
+        rows = [
+            json.loads(path.read_text()) for path in (work / "kept/data" / kind).rglob("*.json")
+        ]
+        exchanges = [
+            row.get("exchangeName") or row["methodContext"]["exchangeName"] for row in rows
+        ]
+        assert exchanges.count("binance") == exchanges.count("bybit") > 0

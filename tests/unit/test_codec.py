@@ -23,6 +23,7 @@ import pytest
 from bson.binary import Binary, UuidRepresentation
 from bson.code import Code
 from bson.codec_options import CodecOptions
+from bson.datetime_ms import DatetimeMS
 from bson.dbref import DBRef
 from bson.decimal128 import Decimal128
 from bson.int64 import Int64
@@ -288,6 +289,7 @@ CHANGED: list[tuple[Any, Any]] = [
     (np.datetime64("2025-01-01T00:00:00.001999"), datetime(2025, 1, 1, 0, 0, 0, 1000, UTC)),
     (np.datetime64(1_735_689_600_001_999_999, "ns"), datetime(2025, 1, 1, 0, 0, 0, 1000, UTC)),
     (np.datetime64("2025-01-01"), datetime(2025, 1, 1, tzinfo=UTC)),
+    (DatetimeMS(8_640_000_000_000_000), DatetimeMS(8_640_000_000_000_000)),
     (datetime(2025, 1, 1, microsecond=999_999), datetime(2025, 1, 1, 0, 0, 0, 999_000, UTC)),
     (
         datetime(2025, 1, 1, microsecond=1999, tzinfo=timezone(timedelta(hours=3))),
@@ -662,3 +664,35 @@ def test_whole_doubles_stand_deep(module: Any, wrap: Callable[[Any], Any]) -> No
         with pytest.raises(RecursionError):
             module.whole_doubles_to_int(circle)
     assert module.whole_doubles_to_int(2.0**40) == 2**40
+
+
+def test_references_become_the_dicts_that_were_stored(module: Any) -> None:
+    deep = {"$ref": "c", "$id": {"$ref": "d", "$id": 2}, "more": [DBRef("e", 3, x=1)]}
+    value = {
+        "a": [DBRef("c", DBRef("d", 2), more=[DBRef("e", 3, x=1)])],
+        "b": 2.5,
+        "c": {"$ref": 1},
+    }
+    expected = {
+        "a": [{**deep, "more": [{"$ref": "e", "$id": 3, "x": 1}]}],
+        "b": 2.5,
+        "c": {"$ref": 1},
+    }
+    assert module.references_to_dicts(value) is value
+    assert value == expected
+    assert module.references_to_dicts(DBRef("c", 1)) == {"$ref": "c", "$id": 1}
+    assert module.references_to_dicts(7) == 7
+
+
+def test_references_in_a_circle_do_not_crash(module: Any) -> None:
+    circle: list[Any] = []
+    circle.append(circle)
+    with pytest.raises(RecursionError):
+        module.references_to_dicts(circle)
+
+
+@pytest.mark.parametrize("subtype", [3, 4])
+def test_binary_uuids_of_a_wrong_length_are_refused(module: Any, subtype: int) -> None:
+    assert module.normalise(Binary(b"x" * 16, subtype))[0] == Binary(b"x" * 16, subtype)
+    with pytest.raises(InvalidDocumentError, match="16 bytes"):
+        module.normalise(Binary(b"abc", subtype))

@@ -175,6 +175,7 @@ async def test_stored_candles_keep_their_figures(
     other = random_walk(50, seed=2)
     feed = await import_candles(family, "demo", file_of(tmp_path, other))
     assert await everything(feed) == first + other[40:]
+    assert feed.different == 40
     assert [message.split(":")[0] for message in caplog.messages] == [
         "30 candles keep their first figures, which differ from those written now",
         "10 candles keep their first figures, which differ from those written now",
