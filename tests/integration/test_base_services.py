@@ -188,3 +188,17 @@ async def test_upsert_and_soft_remove(store: Store) -> None:
     assert await crud.soft_remove({"bucket": "b", "entryKey": "none"}) is None
     with pytest.raises(StoreError):
         await crud.create({**key, "payload": {}})
+
+
+async def test_deleting_ids_reaches_this_process_as_well(store: Store) -> None:
+    cache: IdCacheService = store.container.state_cache_service
+    await store.state.write_state_data("s", "b", {"data": 1}, 1)
+    await store.state.write_state_data("s", "c", {"data": 1}, 1)
+    before = store.cache_info().entries
+    assert await cache.delete("s:b") is True
+    assert store.cache_info().entries == before - 1
+    assert await cache.clear() == 1
+    assert store.cache_info().entries == 0
+    assert await store.state.read_state_data("s", "b") == {"data": 1}
+    store.cache_clear()
+    assert await store.state.read_state_data("s", "b") == {"data": 1}

@@ -293,6 +293,8 @@ def test_an_interrupted_run_carries_on(
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == "half way\n"
+        assert main([*arguments, "parts"]) == 2
+        assert "another process is doing this run" in capsys.readouterr().err
         process.send_signal(number)
         shown, errors = process.communicate("go on\n", timeout=60)
     assert process.returncode == code

@@ -9,8 +9,8 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -24,7 +24,7 @@ from rich.table import Table
 from .. import setup, shutdown
 from ..adapters.files import FilesBackend
 from ..contracts import Candle
-from ..errors import InvalidArgumentError
+from ..errors import FastPersistError, InvalidArgumentError
 from ..registry import Registries, registries
 from ..runner import (
     CandleFile,
@@ -36,8 +36,14 @@ from ..runner import (
     import_candles,
     read_candle_file,
 )
+from ..settings import Settings
 
-__all__ = ["RunOptions", "load_strategy", "run"]
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]  # what remains there
+
+__all__ = ["RunOptions", "RunUnderWayError", "load_strategy", "run"]
 
 _REFRESH_SECONDS: Final = 0.1
 
@@ -55,6 +61,10 @@ class RunOptions:
     files: Path | None
     dummy: bool
     settings: dict[str, Any]
+
+
+class RunUnderWayError(FastPersistError):
+    """The same run is under way in another process."""
 
 
 async def run(options: RunOptions, console: Console) -> int:
@@ -166,9 +176,11 @@ async def _run(
 ) -> int:
     quiet = options.as_json or not console.is_terminal
     interrupted: list[int] = []
-    with _progress(console, quiet) as progress:
+    with ExitStack() as stack:
+        progress = stack.enter_context(_progress(console, quiet))
         feeds = [await _import(options, progress, file) for file in files]
         engine = Engine(registries, strategy, feeds, options.exchange_name, fingerprint)
+        stack.enter_context(_the_only_run(options, engine.session))
         await engine.start(fresh=options.fresh)
         _stop_on_signals(engine, interrupted)
         resumed_from = engine.summary.resumed_from
@@ -199,6 +211,31 @@ async def _run(
             console.print("stopped in good order; the same command carries on")
         return 128 + interrupted[0]
     return 0
+
+
+@contextmanager
+def _the_only_run(options: RunOptions, session: Sequence[object]) -> Iterator[None]:
+    """Refuse a second process of this machine that does the same run on the same store."""
+    if options.dummy or fcntl is None:
+        yield
+        return
+    if options.files is not None:
+        folder, store = options.files, ""
+    else:
+        settings = Settings.load(**options.settings)
+        folder, store = settings.local_folder, settings.mongo_url or ""
+    name = sha256(repr((store, *session)).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    # The system gives the lock back when the process ends, however it ends.
+    with (folder / f".run-{name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunUnderWayError(
+                "another process is doing this run on this store",
+                hint="wait for it or end it; two at once would count everything twice",
+            ) from None
+        yield
 
 
 async def _import(options: RunOptions, progress: Progress, file: CandleFile) -> Feed:

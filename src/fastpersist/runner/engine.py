@@ -96,6 +96,11 @@ class Engine:
         self._is_stopping = False
 
     @property
+    def session(self) -> tuple[str, str, str, str, bool]:
+        """The session that holds the run's record: strategy, exchange, frame, symbols and mode."""
+        return self._session
+
+    @property
     def events(self) -> int:
         """How many writes this process has applied."""
         return self._journal.written
