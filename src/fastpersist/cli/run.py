@@ -225,9 +225,15 @@ def _the_only_run(options: RunOptions, session: Sequence[object]) -> Iterator[No
         settings = Settings.load(**options.settings)
         folder, store = settings.local_folder, settings.mongo_url or ""
     name = sha256(repr((store, *session)).encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f".run-{name}.lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    except OSError:  # a read-only place, as in a container: nothing to lock with
+        yield
+        return
     # The system gives the lock back when the process ends, however it ends.
-    with (folder / f".run-{name}.lock").open("w") as lock:
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
