@@ -153,7 +153,7 @@ class ValueDomain(OwnDomain[ValueInstance], Generic[PayloadT]):
     async def write(self, *context: Any, data: PayloadT, when: When | None = None) -> None:
         """Replace the value."""
         instance = await self._ready(*context)
-        await instance.write(value=data, when=when)
+        await instance.write(data=data, when=when)
 
 
 class EntryDomain(OwnDomain[EntryInstance], Generic[PayloadT]):

@@ -181,7 +181,10 @@ class Registry(Generic[InstanceT]):
         try:
             return self._memo.get(context)
         except TypeError:
-            raise InvalidArgumentError("context", "a field is not hashable") from None
+            kinds = ", ".join(type(field).__name__ for field in context)
+            raise InvalidArgumentError(
+                "context", f"expected texts and bools, got ({kinds})"
+            ) from None
 
     async def _initialise(
         self, instance: InstanceT, context: tuple[Any, ...], initial: bool

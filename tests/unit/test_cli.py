@@ -364,3 +364,34 @@ def test_runs_on_two_exchanges_keep_their_rows_apart(
             row.get("exchangeName") or row["methodContext"]["exchangeName"] for row in rows
         ]
         assert exchanges.count("binance") == exchanges.count("bybit") > 0
+
+
+def test_an_error_in_a_strategy_names_its_line(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = STRATEGY.replace('ctx.log("signal")', "1 / 0").splitlines()
+    (work / "wrong.py").write_text("\n".join(lines))
+    assert main(["run", "wrong.py", "--candles", "BTCUSDT.csv", "--dummy"]) == 2
+    shown = capsys.readouterr().err.replace("\n", " ")
+    assert "ZeroDivisionError" in shown
+    line = next(number for number, text in enumerate(lines, 1) if "1 / 0" in text)
+    assert f"(wrong.py:{line})" in shown
+    (work / "broken.py").write_text("\n\nimport no_such_module\n")
+    assert main(["run", "broken.py", "--candles", "BTCUSDT.csv", "--dummy"]) == 2
+    shown = capsys.readouterr().err.replace("\n", " ")
+    assert "broken.py fails: ModuleNotFoundError" in shown
+    assert "(broken.py:3)" in shown
+
+
+def test_a_fresh_run_measures_anew(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = STRATEGY.replace("def get_signal", "async def get_signal").replace(
+        "ctx.price + 1,", 'ctx.price + await ctx.measure("m").call("k", lambda: REACH),'
+    )
+    results = []
+    for reach in (1, 3):
+        (work / "reach.py").write_text(source.replace("REACH", str(reach)))
+        arguments = ["run", "reach.py", "--candles", "BTCUSDT.csv", "--fresh"]
+        kept = outcome(result(capsys, [*arguments, "--files", "kept"]))
+        assert kept == outcome(result(capsys, [*arguments, "--dummy"]))
+        results.append(kept)
+    assert results[0] != results[1]

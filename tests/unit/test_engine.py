@@ -460,9 +460,10 @@ async def test_summary_of_two_symbols(place: Place) -> None:
 async def test_a_wrong_signal_is_refused(place: Place, fields: Any, field: str) -> None:
     values = {"position": "long", "price_take_profit": 110, "price_stop_loss": 95, **fields}
     engine = await place.engine(Scripted({1: Signal(**values)}), bars(QUIET, QUIET, QUIET))
-    with pytest.raises(InvalidArgumentError) as caught:
+    with pytest.raises(StrategyError, match=r"the signal for BTC at 2025-01-01T00:02") as caught:
         await engine.run()
-    assert caught.value.field == field
+    assert isinstance(caught.value.__cause__, InvalidArgumentError)
+    assert caught.value.__cause__.field == field
     assert await place.rows() == []
 
 
@@ -473,16 +474,19 @@ def fail(ctx: Context) -> None:
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        ({1: fail}, "get_signal failed for BTC at 2025-01-01T00:02:00+00:00: KeyError: 'gone'"),
-        ({0: lambda ctx: "long"}, "get_signal answered with str, not with a Signal or None"),
-        ({0: lambda ctx: {}}, "get_signal answered with dict, not with a Signal or None"),
+        ({1: fail}, r"get_signal failed for BTC at 2025-01-01T00:02:00\+00:00: KeyError: 'gone'"),
+        ({0: lambda ctx: "long"}, r"get_signal for BTC at 2025-01-01T00:01:00\+00:00 .*str, not"),
+        ({0: lambda ctx: {}}, r"get_signal for BTC at .* answered with dict, not with a Signal"),
+        ({0: lambda ctx: ctx.state("n").write([object()])}, r"for BTC at .*state\('n'\)\[0\]"),
+        ({0: lambda ctx: ctx.memory("m").write("k", {1})}, r"for BTC at .*memory\('m'\)\.k: "),
+        ({0: lambda ctx: ctx.memory("m").write(5, 1)}, r"for BTC at .*memory_id: .*int"),
+        ({0: lambda ctx: ctx.log("t", object())}, r"for BTC at .*log\('t'\)\[0\]: "),
     ],
 )
 async def test_failures_of_a_strategy_are_named(place: Place, answers: Any, message: str) -> None:
     engine = await place.engine(Scripted(answers), bars(QUIET, QUIET, QUIET))
-    with pytest.raises(StrategyError) as caught:
+    with pytest.raises(StrategyError, match=message):
         await engine.run()
-    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(("hook", "minute"), [("opened", 1), ("closed", 2)])
@@ -722,7 +726,7 @@ async def test_all_adapters_hold_what_the_strategy_kept(
         [("m0", {"n": 0}), ("m1", {"n": 1})], [("m0", {"n": 0})],
         [("m0", {"n": 0}), ("m1", {"n": 1}), ("m2", {"n": 2})], [("m0", {"n": 0})],
     ]  # fmt: skip
-    assert await family.measure.read_measure_data("results", "cost") == {
+    assert await family.measure.read_measure_data(f"results_{run_id}", "cost") == {
         "id": "cost", "data": 42, "removed": False,
     }  # fmt: skip
     assert strategy.calls == 1

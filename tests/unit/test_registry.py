@@ -316,12 +316,12 @@ async def test_wait_for_init_and_dispose(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in TABLE if name != "log"])
 async def test_names_that_are_not_hashable_are_refused(name: str) -> None:
     registry, context = getattr(registries, name), ([], *TABLE[name][0][1:])
-    with pytest.raises(InvalidArgumentError, match="not hashable"):
+    with pytest.raises(InvalidArgumentError, match="expected texts"):
         await read(registries, name, context)
     if hasattr(registry, "dispose"):
-        with pytest.raises(InvalidArgumentError, match="not hashable"):
+        with pytest.raises(InvalidArgumentError, match="expected texts"):
             await registry.wait_for_init(*context, True)
-        with pytest.raises(InvalidArgumentError, match="not hashable"):
+        with pytest.raises(InvalidArgumentError, match="expected texts"):
             registry.dispose(*context)
 
 
@@ -685,7 +685,7 @@ async def test_a_declared_domain_takes_a_class_of_the_user() -> None:
         async def read(self, when: Any = None) -> Any:
             return self.name
 
-        async def write(self, value: Any, when: Any = None) -> None:
+        async def write(self, data: Any, when: Any = None) -> None:
             raise AssertionError
 
     domain = fastpersist.ValueDomain.declare("own", collection="own", context=["name"])

@@ -130,10 +130,10 @@ class ValueInstance(Instance):
             return {"none": None, "list": [], "dict": {}}[self._domain.absent]
         return value
 
-    async def write(self, *rest: str, value: Any, when: When | None = None) -> None:
+    async def write(self, *rest: str, data: Any, when: When | None = None) -> None:
         """Replace the value."""
         await self._backend.write_value(
-            self._domain, self._context + rest, value, self._write_moment(when)
+            self._domain, self._context + rest, data, self._write_moment(when)
         )
 
 
@@ -261,7 +261,7 @@ class SignalInstance(ValueInstance):
 
     async def write_signal_data(self, row: SignalRow | None) -> None:
         """Replace the position; None clears it."""
-        await self.write(value=checked_record(row, "row", nullable=True))
+        await self.write(data=checked_record(row, "row", nullable=True))
 
 
 class ScheduleInstance(ValueInstance):
@@ -278,7 +278,7 @@ class ScheduleInstance(ValueInstance):
 
     async def write_schedule_data(self, row: ScheduledSignalRow | None) -> None:
         """Replace the waiting signal; None clears it."""
-        await self.write(value=checked_record(row, "row", nullable=True))
+        await self.write(data=checked_record(row, "row", nullable=True))
 
 
 class RiskInstance(ValueInstance):
@@ -293,7 +293,7 @@ class RiskInstance(ValueInstance):
 
     async def write_position_data(self, positions: RiskData, when: When) -> None:
         """Replace the positions."""
-        await self.write(value=checked_positions(positions), when=when)
+        await self.write(data=checked_positions(positions), when=when)
 
 
 class PartialInstance(ValueInstance):
@@ -310,7 +310,7 @@ class PartialInstance(ValueInstance):
 
     async def write_partial_data(self, signal_id: str, data: PartialData, when: When) -> None:
         """Replace a signal's record."""
-        await self.write(signal_id, value=checked_record(data, "data"), when=when)
+        await self.write(signal_id, data=checked_record(data, "data"), when=when)
 
 
 class BreakevenInstance(ValueInstance):
@@ -327,7 +327,7 @@ class BreakevenInstance(ValueInstance):
 
     async def write_breakeven_data(self, signal_id: str, data: BreakevenData, when: When) -> None:
         """Replace a signal's record."""
-        await self.write(signal_id, value=checked_record(data, "data"), when=when)
+        await self.write(signal_id, data=checked_record(data, "data"), when=when)
 
 
 class StorageInstance(ListInstance):
@@ -474,7 +474,7 @@ class RecentInstance(ValueInstance):
 
     async def write_recent_data(self, row: PublicSignalRow | None, when: When) -> None:
         """Replace the signal."""
-        await self.write(value=checked_record(row, "row", nullable=True), when=when)
+        await self.write(data=checked_record(row, "row", nullable=True), when=when)
 
 
 class StateInstance(ValueInstance):
@@ -489,7 +489,7 @@ class StateInstance(ValueInstance):
 
     async def write_state_data(self, data: StateData, when: When) -> None:
         """Replace the value."""
-        await self.write(value=checked_record(data, "data"), when=when)
+        await self.write(data=checked_record(data, "data"), when=when)
 
 
 class SessionInstance(ValueInstance):
@@ -514,7 +514,7 @@ class SessionInstance(ValueInstance):
 
     async def write_session_data(self, data: SessionData, when: When) -> None:
         """Replace the value."""
-        await self.write(value=checked_record(data, "data"), when=when)
+        await self.write(data=checked_record(data, "data"), when=when)
 
 
 def _fits_int64(*numbers: int) -> bool:

@@ -36,6 +36,7 @@ from ..runner import (
     import_candles,
     read_candle_file,
 )
+from ..runner.strategy import line_of
 from ..settings import Settings
 
 try:
@@ -113,7 +114,9 @@ def load_strategy(path: Path) -> tuple[Strategy, bytes]:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise StrategyError(f"{path} fails: {type(error).__name__}: {error}") from error
+        raise StrategyError(
+            f"{path} fails: {type(error).__name__}: {error}{line_of(error, path)}"
+        ) from error
     found = [
         value
         for value in vars(module).values()
@@ -127,7 +130,9 @@ def load_strategy(path: Path) -> tuple[Strategy, bytes]:
     try:
         return found[0](), path.read_bytes()
     except Exception as error:
-        raise StrategyError(f"{path} fails: {type(error).__name__}: {error}") from error
+        raise StrategyError(
+            f"{path} fails: {type(error).__name__}: {error}{line_of(error, path)}"
+        ) from error
 
 
 def _fingerprint(source: bytes, strategy: Strategy, files: Sequence[CandleFile]) -> str:
@@ -259,7 +264,7 @@ async def _import(options: RunOptions, progress: Progress, file: CandleFile) -> 
     if feed.different and not options.as_json:
         progress.console.print(
             f"{escape(file.path.name)}: {feed.different:,} candles are stored with other figures, "
-            "which stay; the run replays those, not the file's",
+            "which stay; the run replays those, not the file's (--exchange NAME keeps another set)",
             highlight=False,
         )
     return feed
@@ -308,7 +313,7 @@ def _table(summary: Summary) -> Table:
     table = Table(title="Result" if summary.is_finished else "Result so far")
     table.add_column("symbol")
     for heading in ("signals", "wins", "losses", "cancelled", "win rate", "PnL", "max drawdown"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))
     rows = [*summary.symbols.values(), *([summary.total] if len(summary.symbols) > 1 else [])]
     for row in rows:
         table.add_row(

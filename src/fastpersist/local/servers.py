@@ -49,6 +49,7 @@ _STOP_SECONDS: Final = 20.0
 _ANY_OWNER: Final = 0
 _ALREADY_INITIALIZED: Final = 23
 _MISSING_LIBRARY: Final = re.compile(r"error while loading shared libraries: ([\w.+-]+)")
+_PORT_TAKEN: Final = re.compile("address already in use", re.IGNORECASE)
 _PORT_OF_A_PROCESS: Final = re.compile(rf"--port (\d+)|{re.escape(_HOST)}:(\d+)")
 _PACKAGES: Final = {
     "libcurl.so.4": "libcurl4",
@@ -96,6 +97,7 @@ class Server:
         self._answers = answers
         self._process: subprocess.Popen[bytes] | None = None
         self._started_by = 0
+        self._log_start = 0
 
     def state(self) -> dict[str, Any]:
         """Return what another process needs to adopt this server."""
@@ -132,6 +134,7 @@ class Server:
             self.port = wanted if wanted and attempt == 0 else _free_port()
             _children[:] = [child for child in _children if child.poll() is None]
             with self.log.open("ab") as log:
+                self._log_start = log.tell()
                 # A session of its own keeps the terminal's Ctrl-C away from the servers.
                 self._process = subprocess.Popen(
                     self._command(self.port),
@@ -154,13 +157,16 @@ class Server:
                     hint=f"its log ends: {self._tail()}",
                 )
             self._explain_missing_library()
+            if not _PORT_TAKEN.search(self._new_log()):
+                break
+        code = None if self._process is None else self._process.poll()
         raise LocalServerError(
-            f"{self.name} ended at once on each of {_PORT_ATTEMPTS} ports",
+            f"{self.name} ended at once with exit code {code}",
             hint=f"its log ends: {self._tail()}",
         )
 
     def _explain_missing_library(self) -> None:
-        missing = _MISSING_LIBRARY.search(self._tail())
+        missing = _MISSING_LIBRARY.search(self._new_log())
         if missing:
             library = missing.group(1)
             package = _PACKAGES.get(library)
@@ -203,10 +209,14 @@ class Server:
             while self.is_running():
                 time.sleep(_POLL_SECONDS)
 
+    def _new_log(self) -> str:
+        with contextlib.suppress(OSError), self.log.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read().decode(errors="replace")
+        return ""
+
     def _tail(self) -> str:
-        with contextlib.suppress(OSError):
-            return " | ".join(self.log.read_text(errors="replace").splitlines()[-5:])[-1500:]
-        return "(no log)"
+        return " | ".join(self._new_log().splitlines()[-5:])[-1500:] or "(nothing)"
 
 
 class LocalServers:

@@ -11,6 +11,7 @@ from the candles.
 from __future__ import annotations
 
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
@@ -18,13 +19,13 @@ from typing import Any, Final
 from uuid import NAMESPACE_OID, uuid5
 
 from ..contracts import Candle
-from ..errors import FastPersistError
+from ..errors import FastPersistError, InvalidArgumentError, InvalidDocumentError
 from ..registry import Registries
 from ..times import simulated_time, to_datetime
 from .feed import Feed
 from .journal import Journal
 from .position import Exit, Position
-from .strategy import Context, Signal, Strategy, StrategyError, maybe_await
+from .strategy import Context, Signal, Strategy, StrategyError, line_of, maybe_await
 from .summary import Summary, SymbolSummary
 
 __all__ = ["Engine", "RunMismatchError"]
@@ -77,6 +78,7 @@ class Engine:
         strategy.check()
         self._registries = registries
         self._strategy = strategy
+        self._file = getattr(sys.modules.get(type(strategy).__module__), "__file__", None)
         self._exchange = exchange_name
         self._fingerprint = fingerprint
         self._name = strategy.name or type(strategy).__name__
@@ -253,10 +255,14 @@ class Engine:
             return
         if not isinstance(signal, Signal):
             raise StrategyError(
-                f"get_signal answered with {type(signal).__name__}, not with a Signal or None"
+                f"get_signal for {_place(context)} answered with {type(signal).__name__}, "
+                "not with a Signal or None"
             )
         entry = context.price if signal.price_open is None else signal.price_open
-        signal.check(entry)
+        try:
+            signal.check(entry)
+        except InvalidArgumentError as error:
+            raise StrategyError(f"the signal for {_place(context)}: {error}") from error
         position = self._position(signal, entry, context)
         # A limit entry that waits has its place: nobody asks again when it is filled.
         taken = sum(lane.open is not None or lane.waiting is not None for lane in self._lanes)
@@ -324,12 +330,16 @@ class Engine:
     async def _call(self, method: str, context: Context, *arguments: Any) -> Any:
         try:
             return await maybe_await(getattr(self._strategy, method)(context, *arguments))
+        except (InvalidArgumentError, InvalidDocumentError) as error:
+            raise StrategyError(
+                f"{method} for {_place(context)}: {error}{line_of(error, self._file)}"
+            ) from error
         except FastPersistError:
             raise
         except Exception as error:
             raise StrategyError(
-                f"{method} failed for {context.symbol} at {context.when.isoformat()}: "
-                f"{type(error).__name__}: {error}"
+                f"{method} failed for {_place(context)}: {type(error).__name__}: {error}"
+                f"{line_of(error, self._file)}"
             ) from error
 
     def _write_signal(self, position: Position, context: Context) -> None:
@@ -527,6 +537,10 @@ class Engine:
         return str(
             uuid5(NAMESPACE_OID, "/".join(map(str, (self._fingerprint, *self._session, *parts))))
         )
+
+
+def _place(context: Context) -> str:
+    return f"{context.symbol} at {context.when.isoformat()}"
 
 
 def _minutes(position: Position) -> float:

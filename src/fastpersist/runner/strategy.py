@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import inspect
 import math
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 from ..contracts import Candle
 from ..errors import FastPersistError, InvalidArgumentError
+from ..hot.codec import normalise
 from ..times import to_datetime
 from .journal import Journal
 
-__all__ = ["Context", "Signal", "Strategy", "StrategyError", "maybe_await"]
+__all__ = ["Context", "Signal", "Strategy", "StrategyError", "line_of", "maybe_await"]
 
 T = TypeVar("T")
 
@@ -153,6 +156,7 @@ class _State:
 
     def __init__(self, context: Context, bucket: str) -> None:
         self._context = context
+        self._name = bucket
         self._key = (context.owner, bucket)
 
     async def read(self, default: Any = None) -> Any:
@@ -162,6 +166,7 @@ class _State:
 
     def write(self, data: Any) -> None:
         """Replace the value."""
+        refuse_unstorable(data, f"state({self._name!r})")
         when = self._context.when_ms
         value = {"id": "_".join(self._key), "data": data, "when": when}
         self._context.journal.write(
@@ -184,6 +189,10 @@ class _Memory:
 
     def write(self, memory_id: str, data: Any, text: str = "") -> None:
         """Store an entry; `text` is what a search looks at."""
+        for name, argument in (("memory_id", memory_id), ("text", text)):
+            if not isinstance(argument, str):
+                raise InvalidArgumentError(name, f"expected a text, got {type(argument).__name__}")
+        refuse_unstorable(data, f"memory({self._bucket[1]!r}).{memory_id}")
         when = self._context.when_ms
         entry = {"priority": when, "data": data, "removed": False, "index": text, "when": when}
         key = (*self._bucket, memory_id)
@@ -209,11 +218,12 @@ class _Memory:
 
 
 class _Measure:
-    """Results of outside calls."""
+    """Results of outside calls, kept for one run."""
 
     def __init__(self, context: Context, bucket: str) -> None:
         self._context = context
-        self._bucket = bucket
+        self._name = bucket
+        self._bucket = f"{bucket}_{context.run_id}"
 
     async def call(self, key: str, function: Callable[[], T | Awaitable[T]]) -> T:
         """Return the stored result of `key`, or call `function` and store what it answers."""
@@ -221,6 +231,7 @@ class _Measure:
         if found is not None:
             return cast(T, found["data"])
         result = await maybe_await(function())
+        refuse_unstorable(result, f"measure({self._name!r})")
         entry = {"id": key, "data": result, "removed": False}
         where = (self._bucket, key)
         self._context.journal.write(
@@ -304,11 +315,32 @@ class Context:
 
     def log(self, topic: str, *args: Any) -> None:
         """Store a log line."""
+        refuse_unstorable(args, f"log({topic!r:.40})")
         self._report("log", topic, args)
 
     def notify(self, text: str) -> None:
         """Store a notification."""
         self._report("notification", text, ())
+
+
+def line_of(error: BaseException, file: str | Path | None) -> str:
+    """Return the innermost line of `file` that `error` came by, as `` (name:line)``, or ``""``."""
+    path = Path(file or "").resolve()
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).resolve() == path
+    ]
+    return f" ({path.name}:{lines[-1]})" if lines else ""
+
+
+def refuse_unstorable(value: Any, what: str) -> None:
+    """Refuse what no store can hold where it is handed in, under the name that it has there.
+
+    Raises:
+        InvalidDocumentError: It names the way to the place below `what`.
+    """
+    normalise(value, what)
 
 
 async def maybe_await(value: Any) -> Any:

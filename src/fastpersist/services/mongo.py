@@ -23,6 +23,7 @@ from pymongo.errors import (
     InvalidOperation,
     OperationFailure,
     PyMongoError,
+    ServerSelectionTimeoutError,
 )
 from pymongo.errors import ConfigurationError as MongoConfigurationError
 from pymongo.read_preferences import ReadPreference
@@ -53,6 +54,7 @@ CODEC_OPTIONS: Final = CodecOptions[Document](
 _DATABASE_OF_NODE: Final = "test"
 _REFUSED_CODES: Final = frozenset({13, 18, 8000})
 _INDEX_CONFLICT_CODES: Final = frozenset({85, 86})
+_NO_SUCH_CONCERN: Final = frozenset({79, 100})
 _CLOSE_SECONDS: Final = 1.0
 
 
@@ -122,18 +124,10 @@ class MongoService:
             ) from None
         self._client = client
         try:
-            with translated_errors(), pymongo.timeout(self._settings.start_timeout):
-                try:
-                    await client.aconnect()
-                except MongoConfigurationError as error:
-                    if not url.startswith("mongodb+srv://"):
-                        raise
-                    raise StoreUnavailableError(
-                        "mongo",
-                        "the SRV record of its host was not found",
-                        hint="is the host name in mongo_url right, and does DNS answer?",
-                    ) from error
-                await client.admin.command("ping")
+            # The driver looks at its deadline twice a second; its error tells more than ours.
+            seconds = max(self._settings.start_timeout - 0.7, 0.5 * self._settings.start_timeout)
+            with translated_errors(), pymongo.timeout(seconds):
+                await self._reach_primary(client, url)
             self._database = client.get_default_database(
                 _DATABASE_OF_NODE,
                 codec_options=CODEC_OPTIONS,
@@ -144,6 +138,34 @@ class MongoService:
             await self.aclose()
             raise
         self._logger.debug("mongo: connected", database=self._database.name)
+
+    async def _reach_primary(self, client: AsyncMongoClient[Document], url: str) -> None:
+        try:
+            await client.aconnect()
+            await client.admin.command("ping")
+        except MongoConfigurationError as error:
+            if not url.startswith("mongodb+srv://"):
+                raise
+            raise StoreUnavailableError(
+                "mongo",
+                "the SRV record of its host was not found",
+                hint="is the host name in mongo_url right, and does DNS answer?",
+            ) from error
+        except ServerSelectionTimeoutError as error:
+            servers = client.topology_description.server_descriptions().values()
+            reasons = [
+                str(server.error).partition(" (configured")[0]
+                if server.error
+                else f"{server.address[0]}:{server.address[1]}: {server.server_type_name}"
+                for server in servers
+            ]
+            raise StoreUnavailableError(
+                "mongo",
+                f"no primary within {self._settings.start_timeout} s: {'; '.join(reasons)}",
+                timeout=True,
+                hint="is it running, and is mongo_url right? Without any URL local servers are "
+                "started; with redis_url alone, mongo_url is the Node runner's default",
+            ) from error
 
     def _write_concern(self, of_url: Mapping[str, Any]) -> WriteConcern:
         acknowledged_by = self._settings.write_concern
@@ -248,6 +270,10 @@ def translate(error: Exception) -> Exception:
             "mongo_url",
             "the server refused user, password or permission",
             hint="FASTPERSIST_MONGO_URL, or CC_MONGO_CONNECTION_STRING",
+        )
+    if isinstance(error, OperationFailure) and error.code in _NO_SUCH_CONCERN:
+        return ConfigurationError(
+            "write_concern", "the replica set has no such mode", hint="a number, or majority"
         )
     if isinstance(error, MongoConfigurationError):
         return ConfigurationError("mongo_url", "the driver refuses its options")
