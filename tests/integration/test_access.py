@@ -121,3 +121,19 @@ async def test_a_name_that_dns_does_not_know_is_unavailable(place: Place) -> Non
             pass
     assert "SRV" in str(caught.value)
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_a_mode_that_the_replica_set_lacks_names_the_setting(place: Place) -> None:
+    async with place.open(write_concern="everywhere") as store:
+        with pytest.raises(ConfigurationError, match="write_concern"):
+            await store.state.write_state_data("s", "b", {"data": 1}, 1)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "no-such-host.invalid:27017"])
+async def test_a_mongodb_that_is_not_there_is_named_by_its_host(place: Place, host: str) -> None:
+    url = f"mongodb://u:hunter2@{host}/x"
+    with pytest.raises(fastpersist.StoreUnavailableError, match=host) as caught:
+        async with place.open(mongo_url=url, start_timeout=2):
+            pass
+    assert caught.value.timeout
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))

@@ -220,8 +220,9 @@ def test_a_server_that_dies_at_once_shows_its_log(
     broken.write_text("#!/bin/sh\necho the disk is on fire\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("FASTPERSIST_MONGOD", str(broken))
-    with pytest.raises(LocalServerError, match="the disk is on fire"):
+    with pytest.raises(LocalServerError, match=r"exit code 1 .*the disk is on fire"):
         LocalServers(folder).start()
+    assert (folder / "mongod.log").read_text().count("the disk is on fire") == 1
     assert status(folder) is None
 
 
