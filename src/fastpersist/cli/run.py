@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import logging
 import signal
@@ -14,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 from rich.console import Console
@@ -104,15 +104,16 @@ def load_strategy(path: Path) -> tuple[Strategy, bytes]:
     """
     if not path.is_file():
         raise StrategyError(f"no such file: {path}")
-    # A name of its own: a strategy in json.py must not take the place of that module.
-    name = f"fastpersist_strategy_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise StrategyError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    source = path.read_bytes()
+    # A name of its own: a strategy in json.py must not take the place of that module. Compiled
+    # from the bytes that are returned: byte code kept for a file may be that of an earlier one.
+    module = ModuleType(f"fastpersist_strategy_{path.stem}")
+    module.__file__ = str(path.resolve())
+    sys.modules[module.__name__] = module
     try:
-        spec.loader.exec_module(module)
+        exec(compile(source, module.__file__, "exec"), module.__dict__)
     except Exception as error:
         raise StrategyError(
             f"{path} fails: {type(error).__name__}: {error}{line_of(error, path)}"
@@ -128,7 +129,7 @@ def load_strategy(path: Path) -> tuple[Strategy, bytes]:
         names = ", ".join(kind.__name__ for kind in found) or "none"
         raise StrategyError(f"{path} has to define exactly one Strategy class, found: {names}")
     try:
-        return found[0](), path.read_bytes()
+        return found[0](), source
     except Exception as error:
         raise StrategyError(
             f"{path} fails: {type(error).__name__}: {error}{line_of(error, path)}"

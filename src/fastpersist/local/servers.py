@@ -49,7 +49,8 @@ _STOP_SECONDS: Final = 20.0
 _ANY_OWNER: Final = 0
 _ALREADY_INITIALIZED: Final = 23
 _MISSING_LIBRARY: Final = re.compile(r"error while loading shared libraries: ([\w.+-]+)")
-_PORT_TAKEN: Final = re.compile("address already in use", re.IGNORECASE)
+# The port was taken, or the last server of this folder is not quite gone.
+_MAY_PASS: Final = re.compile("address already in use|DBPathInUse", re.IGNORECASE)
 _PORT_OF_A_PROCESS: Final = re.compile(rf"--port (\d+)|{re.escape(_HOST)}:(\d+)")
 _PACKAGES: Final = {
     "libcurl.so.4": "libcurl4",
@@ -157,8 +158,9 @@ class Server:
                     hint=f"its log ends: {self._tail()}",
                 )
             self._explain_missing_library()
-            if not _PORT_TAKEN.search(self._new_log()):
+            if not _MAY_PASS.search(self._new_log()):
                 break
+            time.sleep(_POLL_SECONDS)
         code = None if self._process is None else self._process.poll()
         raise LocalServerError(
             f"{self.name} ended at once with exit code {code}",
@@ -557,7 +559,13 @@ def _birth_of(pid: int) -> str:
         return _birth_from_ps(pid)
     # Fields after the command's name, which may hold spaces: state first, start time 20th.
     after_name = stat.rpartition(")")[2].split()
-    return "" if after_name[0] in "ZX" else after_name[19]
+    if after_name[0] in "ZX":
+        # The first thread may have ended while others still hold the data's lock.
+        with contextlib.suppress(OSError):
+            if len(os.listdir(f"/proc/{pid}/task")) > 1:
+                return after_name[19]
+        return ""
+    return after_name[19]
 
 
 def _birth_from_ps(pid: int) -> str:

@@ -188,7 +188,17 @@ class MongoService:
             ConfigurationError: Stored duplicates or another index stand in the way.
         """
         with pymongo.timeout(self._settings.start_timeout):
-            await asyncio.gather(*(self._ensure_domain_indexes(domain) for domain in domains))
+            tasks = [
+                asyncio.ensure_future(self._ensure_domain_indexes(domain)) for domain in domains
+            ]
+            try:
+                await asyncio.gather(*tasks)
+            except BaseException:
+                # What one failure leaves under way would run into a client that is closed.
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+                raise
 
     async def _ensure_domain_indexes(self, domain: Domain) -> None:
         collection = self.collection(domain.collection)
