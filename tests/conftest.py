@@ -8,6 +8,7 @@ without meeting.
 
 from __future__ import annotations
 
+import gc
 import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -113,3 +114,10 @@ async def store(place: Place) -> AsyncIterator[fastpersist.Store]:
     """An open store with a database and a prefix of its own."""
     async with place.open() as store:
         yield store
+
+
+@pytest.fixture
+def cut_connects() -> Iterator[None]:
+    """Collect here what the drivers leave to the collector: sockets of connects that were cut."""
+    yield
+    gc.collect()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 
 import pytest
@@ -17,10 +16,3 @@ def own_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServe
     servers.start()
     yield servers
     servers.stop()
-
-
-@pytest.fixture(autouse=True)
-def leave_no_sockets_to_other_tests() -> Iterator[None]:
-    """Collect here what the driver leaves to the collector: sockets of cancelled connects."""
-    yield
-    gc.collect()

@@ -17,7 +17,10 @@ from fastpersist import Store
 
 WRITER = Path(__file__).with_name("racing_writer.py")
 # The drivers leave a socket to the collector when a call ends while it connects.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+pytestmark = [
+    pytest.mark.usefixtures("cut_connects"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
 
 PROCESSES, KEYS, WRITES = 8, 50, 200
 

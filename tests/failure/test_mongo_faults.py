@@ -16,7 +16,10 @@ from fastpersist.local import LocalServers
 from kit import eventually
 
 # The drivers leave a socket to the collector when a call ends while it connects.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+pytestmark = [
+    pytest.mark.usefixtures("cut_connects"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
 
 WRITERS = 24
 

@@ -22,7 +22,10 @@ from fastpersist.local.servers import _free_port
 from kit import eventually
 
 # The drivers leave a socket to the collector when a call ends while it connects.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+pytestmark = [
+    pytest.mark.usefixtures("cut_connects"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
 
 CALLS, WORKERS = 10_000, 40
 

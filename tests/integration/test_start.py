@@ -16,6 +16,12 @@ from fastpersist.services.container import Container
 from fastpersist.settings import Settings
 from kit import CommandRecorder
 
+# The drivers leave a socket to the collector when a call ends while it connects.
+pytestmark = [
+    pytest.mark.usefixtures("cut_connects"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
+
 Database = AsyncDatabase[dict[str, Any]]
 
 

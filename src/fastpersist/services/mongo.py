@@ -192,13 +192,14 @@ class MongoService:
                 asyncio.ensure_future(self._ensure_domain_indexes(domain)) for domain in domains
             ]
             try:
-                await asyncio.gather(*tasks)
-            except BaseException:
-                # What one failure leaves under way would run into a client that is closed.
+                # All are waited for: what one failure leaves under way would meet a closed client.
+                await asyncio.wait(tasks)
+            except asyncio.CancelledError:
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)
                 raise
+            await asyncio.gather(*tasks)
 
     async def _ensure_domain_indexes(self, domain: Domain) -> None:
         collection = self.collection(domain.collection)
