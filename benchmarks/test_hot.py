@@ -12,11 +12,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from fastpersist.domains import SIGNAL
 from fastpersist.hot import (
-    _codec_c,  # type: ignore[attr-defined]  # compiled, its twin is the typed one
+    _codec_c,  # type: ignore[attr-defined]  # compiled: mypy sees no .so, the twin has its types
     _codec_py,
-    _idcache_c,  # type: ignore[attr-defined]  # compiled
+    _idcache_c,  # type: ignore[attr-defined]  # compiled: as above
     _idcache_py,
-    _keys_c,  # type: ignore[attr-defined]  # compiled
+    _keys_c,  # type: ignore[attr-defined]  # compiled: as above
     _keys_py,
 )
 from stores import signal

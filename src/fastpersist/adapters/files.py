@@ -593,7 +593,7 @@ def _load_candle(path: str, timestamp: int) -> Candle | None:
     candle = {name: value.get(name) for name in _CANDLE_FIELDS} if isinstance(value, dict) else {}
     if candle.get("timestamp") == timestamp and all(map(_is_number, candle.values())):
         candle["timestamp"] = timestamp
-        return candle  # type: ignore[return-value]  # the six fields, all numbers
+        return candle  # type: ignore[return-value]  # a dict of the six fields, checked above
     # Left in place it would be missing for ever: a candle that has a file is not written again.
     _set_aside(path, lambda moved: moved == text, "is no candle")
     return None

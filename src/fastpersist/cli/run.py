@@ -42,7 +42,7 @@ from ..settings import Settings
 try:
     import fcntl
 except ImportError:  # Windows has no such locks
-    fcntl = None  # type: ignore[assignment]  # what remains there
+    fcntl = None  # type: ignore[assignment]  # None says: no locking
 
 __all__ = ["RunOptions", "RunUnderWayError", "load_strategy", "run"]
 
