@@ -14,19 +14,25 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import DuplicateKeyError
 
 from ..errors import InvalidArgumentError
-from .mongo import Document, MongoService, translated_errors
+from .mongo import Document, MongoService, Operation
 
-__all__ = ["BaseCRUD", "Page", "utc_now"]
+__all__ = ["BaseCRUD", "Page", "upsert_of", "utc_now"]
 
 NEWEST_FIRST: Final = (("updatedDate", -1), ("_id", -1))
 # The server retries an upsert that lost a race by itself; this covers the versions that do not.
 UPSERT_ATTEMPTS: Final = 5
+_ITERATE_BATCH: Final = 500
 
 
 def utc_now() -> datetime:
     """Return the wall clock as an aware datetime with whole milliseconds, as MongoDB keeps it."""
     now = datetime.now(timezone.utc)
     return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+def upsert_of(fields: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    """Return the update that sets `fields` and, on a new document, what the layout adds."""
+    return {"$set": fields, "$setOnInsert": {"createDate": now, "__v": 0}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,9 @@ class BaseCRUD:
         """The driver's collection."""
         return self._mongo.collection(self._collection_name)
 
+    def _operation(self) -> Operation:
+        return self._mongo.operation()
+
     async def create(self, fields: Mapping[str, Any]) -> Document:
         """Insert a document and return it.
 
@@ -72,7 +81,7 @@ class BaseCRUD:
             "updatedDate": now,
             "__v": 0,
         }
-        with translated_errors():
+        with self._operation():
             await self.collection.insert_one(document)
         return _outside(document)
 
@@ -96,7 +105,7 @@ class BaseCRUD:
     async def _find_one(
         self, query: Mapping[str, Any], sort: Mapping[str, int] | None = None
     ) -> Document | None:
-        with translated_errors():
+        with self._operation():
             document: Document | None = await self.collection.find_one(
                 _inside(query), sort=list(sort.items()) if sort else None
             )
@@ -112,12 +121,16 @@ class BaseCRUD:
         self, query: Mapping[str, Any] | None = None, sort: Mapping[str, int] | None = None
     ) -> AsyncIterator[Document]:
         """Yield the documents that match as they arrive, newest update first by default."""
-        with translated_errors():
-            async with self.collection.find(
-                _inside(query or {}), sort=list(sort.items()) if sort else list(NEWEST_FIRST)
-            ) as cursor:
-                async for document in cursor:
+        async with self.collection.find(
+            _inside(query or {}), sort=list(sort.items()) if sort else list(NEWEST_FIRST)
+        ) as cursor:
+            while True:
+                with self._operation():
+                    batch = await cursor.to_list(_ITERATE_BATCH)
+                for document in batch:
                     yield _outside(document)
+                if len(batch) < _ITERATE_BATCH:
+                    return
 
     async def paginate(
         self,
@@ -132,7 +145,7 @@ class BaseCRUD:
             if isinstance(number, bool) or not isinstance(number, int) or number < 0:
                 raise InvalidArgumentError(name, "must be a whole number that is not negative")
         inside = _inside(query or {})
-        with translated_errors():
+        with self._operation():
             total = await self.collection.count_documents(inside)
             if limit == 0:
                 return Page(total, [])
@@ -151,21 +164,17 @@ class BaseCRUD:
         `key` has to be all fields of a unique index: concurrent first writers then make one
         document and none of them fails.
         """
-        return _outside(await self._upsert(key, fields))
+        now = utc_now()
+        return _outside(await self._upsert(key, upsert_of({**fields, "updatedDate": now}, now)))
 
     async def _upsert(
         self,
         key: Mapping[str, Any],
-        fields: Mapping[str, Any],
+        update: Mapping[str, Any],
         projection: Mapping[str, Any] | None = None,
     ) -> Document:
-        now = utc_now()
-        update = {
-            "$set": {**fields, "updatedDate": now},
-            "$setOnInsert": {"createDate": now, "__v": 0},
-        }
         attempts_left = UPSERT_ATTEMPTS
-        with translated_errors():
+        with self._operation():
             while True:
                 attempts_left -= 1
                 try:
@@ -189,14 +198,14 @@ class BaseCRUD:
 
     async def _soft_remove(self, key: Mapping[str, Any]) -> Document | None:
         update = {"$set": {"removed": True, "payload.removed": True, "updatedDate": utc_now()}}
-        with translated_errors():
+        with self._operation():
             document: Document | None = await self.collection.find_one_and_update(
                 key, update, return_document=ReturnDocument.AFTER
             )
         return document
 
     async def _update(self, query: Mapping[str, Any], update: Mapping[str, Any]) -> Document | None:
-        with translated_errors():
+        with self._operation():
             document: Document | None = await self.collection.find_one_and_update(
                 query, update, return_document=ReturnDocument.AFTER
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from ..errors import InvalidArgumentError
 from .redis import RedisService
@@ -136,23 +136,10 @@ class BaseMap:
         await self._redis.run(lambda client: client.set(stored, value, **self._expiry), stores=True)
 
     async def _get_many(self, stored: list[bytes]) -> list[bytes | None]:
-        if not stored:
-            return []
-        if self._redis.is_cluster:
-            return await self._redis.run(lambda client: client.mget_nonatomic(stored))
-        return await self._redis.run(lambda client: client.mget(stored))
+        return await self._redis.get_many(stored)
 
     async def _set_many(self, items: Mapping[bytes, bytes]) -> None:
-        if not items:
-            return
-
-        async def pipeline(client: Any) -> None:
-            async with client.pipeline(transaction=False) as commands:
-                for stored, value in items.items():
-                    commands.set(stored, value, **self._expiry)
-                await commands.execute()
-
-        await self._redis.run(pipeline, stores=True)
+        await self._redis.set_many(items, self._expiry)
 
     async def _delete(self, stored: list[bytes]) -> int:
         if not stored:

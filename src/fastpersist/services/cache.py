@@ -63,30 +63,35 @@ class IdCacheService(BaseMap):
         self._ids.clear()
         return await super().clear()
 
+    def known_id(self, key: bytes) -> ObjectId | None:
+        """Return the id that this process has seen on the document of `key`."""
+        known = self._ids.get(key)
+        return None if known is None else ObjectId(known)
+
     async def find_id(self, key: bytes) -> ObjectId | None:
         """Return the id that the caches hold under `key`; anything malformed counts as absent."""
-        known = self._ids.get(key)
+        known = self.known_id(key)
         if known is not None:
-            return ObjectId(known)
+            return known
         try:
-            text = await self._get(key)
+            text = await self._redis.lookups(key, key)
         except StoreError:
             return None
-        if text is None or not _HEX_ID.match(text):
-            return None
-        document_id = ObjectId(text.decode())
-        self._ids.put(key, document_id.binary)
-        return document_id
+        return ObjectId(text.decode()) if text is not None and _HEX_ID.match(text) else None
+
+    def keep(self, key: bytes, document_id: ObjectId) -> None:
+        """Keep an id in this process, once the document has proved to belong to `key`."""
+        if self._keeps_ids:
+            self._ids.put(key, document_id.binary)
 
     async def remember(self, key: bytes, document_id: Any) -> None:
         """Put the id of a document under `key`; an id of another kind is forgotten instead."""
         if not isinstance(document_id, ObjectId):
             await self.forget([key])
             return
-        if self._keeps_ids:
-            self._ids.put(key, document_id.binary)
+        self.keep(key, document_id)
         try:
-            await self._set(key, str(document_id).encode())
+            await self._redis.fills(key, (key, str(document_id).encode()))
         except StoreError as error:
             self._logger.debug("redis: an id was not cached", reason=str(error))
 

@@ -343,7 +343,7 @@ class Container:
         for start in (self._start, *self._own_starts.values()):
             await start.end(ClosedError("this store was closed during its start"))
         if self._pid == os.getpid() and self._loop in (None, asyncio.get_running_loop()):
-            for service in reversed(list(self._made.values())):
+            for service in (*self._own_db.values(), *reversed(list(self._made.values()))):
                 close = getattr(service, "aclose", None)
                 if close is not None:
                     with suppress(FastPersistError):

@@ -6,6 +6,7 @@ of the table; values arrive ready for BSON.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
@@ -15,20 +16,22 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Any, Final, TypeVar
 
-import bson
 from bson import DatetimeMS, ObjectId
 from bson.raw_bson import RawBSONDocument
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
+from ..coalesce import Coalescer
 from ..contracts import Candle
 from ..domains import Domain, Shape
-from ..errors import StoreError
+from ..errors import InvalidDocumentError, StoreError
+from ..hot.bson import decode, encode
+from ..hot.codec import MAX_SIZE
 from ..times import to_datetime
-from .base_crud import UPSERT_ATTEMPTS, BaseCRUD, utc_now
+from .base_crud import UPSERT_ATTEMPTS, BaseCRUD, upsert_of, utc_now
 from .cache import IdCacheService
 from .logger import LoggerService
-from .mongo import Document, MongoService, translated_errors
+from .mongo import Document, MongoService
 
 __all__ = ["CandleDbService", "DbService", "EntryDbService", "ListDbService", "ValueDbService"]
 
@@ -41,6 +44,8 @@ _CANDLE_BATCH: Final = 2_000
 _CANDLE_WINDOW: Final = 10_000
 _CLEAR_BATCH: Final = 1_000
 _READ_BATCH: Final = 500
+_ROOM_FOR_NAMES: Final = 8 * 1024
+_ID_ONLY: Final = frozenset(("_id",))
 _FIGURES: Final = ("open", "high", "low", "close", "volume")
 _CANDLE_FIELDS: Final = {"_id": 0, "timestamp": 1, **dict.fromkeys(_FIGURES, 1)}
 
@@ -60,6 +65,15 @@ class DbService(BaseCRUD):
         self._cache = cache
         self._logger = logger
         self._key_names = domain.key_names
+        self._key_fields = frozenset(("_id", *domain.key_names, "when"))
+        self._read_fields: frozenset[str] | None = None
+        self._reads: Coalescer[ObjectId, bytes | None] = Coalescer(
+            self._read_one, self._read_together
+        )
+
+    async def aclose(self) -> None:
+        """Wait for what is under way."""
+        await self._reads.flush()
 
     def _filter(self, values: Key) -> dict[str, Any]:
         return dict(zip(self._key_names, values, strict=False))
@@ -71,36 +85,57 @@ class DbService(BaseCRUD):
                 return False
         return True
 
-    async def find_by_context(
-        self, key: Key, projection: Mapping[str, Any] | None = None
-    ) -> Document | None:
+    async def find_by_context(self, key: Key, *, with_value: bool = True) -> Document | None:
         """Return the document of a full context, by its cached id if that is right.
 
         A document is only returned for the context that it carries: a stale, foreign or malformed
         id counts as a miss, the unique index finds the right document, and the cache is repaired.
-        A projection has to include the key fields.
+        Of its fields those are there that a read needs, on request without the value.
         """
         cache_key = self._cache.key(key)
         cached_id = await self._cache.find_id(cache_key)
-        with translated_errors():
-            if cached_id is not None:
-                document = await self.collection.find_one({"_id": cached_id}, projection)
-                if document is not None and self._belongs(document, key):
+        fields = self._read_fields if with_value else self._key_fields
+        if cached_id is not None:
+            raw = await self._reads(cached_id, cached_id)
+            if raw is not None:
+                document = decode(raw, 0, fields, self._mongo.converts_doubles)
+                if self._belongs(document, key):
+                    self._cache.keep(cache_key, cached_id)
                     return document
-            document = await self.collection.find_one(self._filter(key), projection)
-        if document is not None:
+        raw = await self._mongo.find_raw(self._collection_name, self._filter(key))
+        if raw is not None:
+            document = decode(raw, 0, fields, self._mongo.converts_doubles)
             await self._cache.remember(cache_key, document["_id"])
-        elif cached_id is not None:
+            return document
+        if cached_id is not None:
             await self._cache.forget([cache_key])
-        return document
+        return None
+
+    async def _read_one(self, document_id: ObjectId) -> bytes | None:
+        return await self._mongo.find_raw(self._collection_name, {"_id": document_id})
+
+    async def _read_together(self, ids: Sequence[ObjectId]) -> list[bytes | None]:
+        found = await self._mongo.find_all_raw(
+            self._collection_name, {"_id": {"$in": ids}}, batch_size=len(ids) + 1
+        )
+        by_id = {decode(raw, 0, _ID_ONLY)["_id"]: raw for raw in found}
+        return [by_id.get(document_id) for document_id in ids]
+
+    async def _find_all(
+        self,
+        query: Mapping[str, Any],
+        projection: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> list[Document]:
+        found = await self._mongo.find_all_raw(self._collection_name, query, projection, **options)
+        return [decode(raw, 0, None, self._mongo.converts_doubles) for raw in found]
 
     async def _newest_first(
         self, query: Mapping[str, Any], projection: Mapping[str, Any]
     ) -> list[Document]:
         # Sorted here: a cursor in the order of a date misses what is written again meanwhile.
         newest_by = self.domain.newest_by
-        with translated_errors():
-            found = await self.collection.find(query, {**projection, newest_by: 1}).to_list()
+        found = await self._find_all(query, {**projection, newest_by: 1})
         found.sort(
             key=lambda document: (_milliseconds(document.get(newest_by)), str(document["_id"])),
             reverse=True,
@@ -115,7 +150,7 @@ class DbService(BaseCRUD):
         query = self._filter(context)
         deleted = 0
         while True:
-            with translated_errors():
+            with self._operation():
                 batch = await self.collection.find(
                     query, dict.fromkeys(self._key_names, 1), limit=_CLEAR_BATCH
                 ).to_list()
@@ -135,39 +170,147 @@ class DbService(BaseCRUD):
                 continue  # written by others without a proper key: no id of it is cached
 
 
+@dataclass(frozen=True, slots=True)
+class _Write:
+    """A write of one key: an update, or the removal of an entry."""
+
+    cache_key: bytes
+    key: Key
+    update: Mapping[str, Any] | None
+
+
 class ValueDbService(DbService):
     """One value per key, replaced as a whole."""
 
+    def __init__(
+        self,
+        domain: Domain,
+        mongo: MongoService,
+        cache: IdCacheService,
+        logger: LoggerService,
+    ) -> None:
+        super().__init__(domain, mongo, cache, logger)
+        self._read_fields = self._key_fields | {domain.value_field, "removed"}
+        self._writes: Coalescer[_Write, None] = Coalescer(
+            self._write_one, self._write_together, ordered=True
+        )
+
+    async def aclose(self) -> None:
+        """Send what waits and wait for what is under way."""
+        await self._writes.flush()
+        await super().aclose()
+
     async def upsert_by_context(self, key: Key, value: Any, when: int | None) -> None:
-        """Replace the value under `key`; returns when MongoDB has acknowledged and Redis knows."""
+        """Replace the value under `key`; returns when MongoDB has acknowledged and Redis knows.
+
+        Raises:
+            InvalidDocumentError: The value cannot be stored; nothing was sent.
+        """
+        await self._upsert_fields(key, {self.domain.value_field: value}, when)
+
+    async def _upsert_fields(self, key: Key, fields: dict[str, Any], when: int | None) -> None:
         cache_key = self._cache.key(key)
-        fields = {self.domain.value_field: value}
+        now = utc_now()
         if when is not None:
             fields["when"] = when
-        await self._write(cache_key, key, fields)
+        fields["updatedDate"] = now
+        encoded = encoded_fitting(fields, "", key)
+        update = upsert_of(RawBSONDocument(encoded), now)
+        await self._writes(cache_key, _Write(cache_key, key, update), len(encoded))
 
-    async def _write(self, cache_key: bytes, key: Key, fields: Mapping[str, Any]) -> None:
-        document = await self._upsert(self._filter(key), fields, {"_id": 1})
-        await self._cache.remember(cache_key, document["_id"])
+    async def _write_one(self, write: _Write) -> None:
+        known = self._cache.known_id(write.cache_key)
+        if known is None:
+            document = await self._apply(write)
+            if document is not None:
+                await self._cache.remember(write.cache_key, document["_id"])
+            return
+        # The id is almost surely still right, so that Redis need not wait for MongoDB.
+        filling = asyncio.ensure_future(self._cache.remember(write.cache_key, known))
+        try:
+            document = await self._apply(write)
+        except BaseException:
+            filling.cancel()
+            raise
+        await filling
+        if document is not None and document["_id"] != known:
+            await self._cache.remember(write.cache_key, document["_id"])
+
+    async def _apply(self, write: _Write) -> Document | None:
+        if write.update is None:
+            return await self._soft_remove(self._filter(write.key))
+        return await self._upsert(self._filter(write.key), write.update, {"_id": 1})
+
+    async def _write_together(self, writes: Sequence[_Write]) -> list[Exception | None]:
+        known = {write.cache_key: self._cache.known_id(write.cache_key) for write in writes}
+        ids = {cache_key: found for cache_key, found in known.items() if found is not None}
+        filling = asyncio.ensure_future(self._cache.remember_many(ids))
+        try:
+            inserted, failures = await self._upsert_many(writes)
+        except BaseException:
+            filling.cancel()
+            raise
+        unknown = [
+            write
+            for index, write in enumerate(writes)
+            if known[write.cache_key] is None and index not in inserted and index not in failures
+        ]
+        found = {writes[index].cache_key: row_id for index, row_id in inserted.items()}
+        if unknown:
+            found.update(await self._ids_of(unknown))
+        await filling
+        await self._cache.remember_many(found)
+        return [failures.get(index) for index in range(len(writes))]
+
+    async def _upsert_many(
+        self, writes: Sequence[_Write]
+    ) -> tuple[dict[int, ObjectId], dict[int, Exception]]:
+        """Apply upserts in one bulk; return ids of what it inserted and what failed, by index."""
+        updates = [
+            UpdateOne(self._filter(write.key), write.update or {}, upsert=True) for write in writes
+        ]
+        with self._operation():
+            try:
+                result = await self.collection.bulk_write(updates, ordered=False)
+                return dict(result.upserted_ids or {}), {}
+            except BulkWriteError as error:
+                if error.details.get("writeConcernErrors"):
+                    raise
+                inserted = {row["index"]: row["_id"] for row in error.details.get("upserted", ())}
+                failures: dict[int, Exception] = {
+                    failure["index"]: error for failure in error.details.get("writeErrors", ())
+                }
+                return inserted, failures
+
+    async def _ids_of(self, writes: Sequence[_Write]) -> dict[bytes, ObjectId]:
+        cache_keys = {write.key: write.cache_key for write in writes}
+        query = {"$or": [self._filter(write.key) for write in writes]}
+        projection = dict.fromkeys(self._key_names, 1)
+        with self._operation():
+            found = await self.collection.find(query, projection).to_list()
+        return {
+            cache_keys[tuple(document[name] for name in self._key_names)]: document["_id"]
+            for document in found
+            if isinstance(document["_id"], ObjectId)
+        }
 
 
 class EntryDbService(ValueDbService):
     """Keyed entries of a bucket with soft deletion."""
 
     async def upsert_entry(self, key: Key, entry: Mapping[str, Any], when: int | None) -> None:
-        """Replace the entry under `key`; its ``removed`` also becomes the document's own."""
-        cache_key = self._cache.key(key)
+        """Replace the entry under `key`; its ``removed`` also becomes the document's own.
+
+        Raises:
+            InvalidDocumentError: The entry cannot be stored; nothing was sent.
+        """
         fields = {self.domain.value_field: entry, "removed": entry["removed"]}
-        if when is not None:
-            fields["when"] = when
-        await self._write(cache_key, key, fields)
+        await self._upsert_fields(key, fields, when)
 
     async def remove_by_context(self, key: Key) -> None:
         """Flag the entry under `key` as removed; nothing happens when there is none."""
         cache_key = self._cache.key(key)
-        document = await self._soft_remove(self._filter(key))
-        if document is not None:
-            await self._cache.remember(cache_key, document["_id"])
+        await self._writes.exclusively(cache_key, _Write(cache_key, key, None))
 
     async def iterate_context(self, context: Key, *, keys_only: bool) -> AsyncIterator[Document]:
         """Yield the documents of a context that are not removed, last written first.
@@ -181,10 +324,7 @@ class EntryDbService(ValueDbService):
                 yield document
             return
         for batch in _batches([document["_id"] for document in found], _READ_BATCH):
-            with translated_errors():
-                documents = await self.collection.find(
-                    {"_id": {"$in": batch}, "removed": False}
-                ).to_list()
+            documents = await self._find_all({"_id": {"$in": batch}, "removed": False})
             by_id = {repr(document["_id"]): document for document in documents}
             for document_id in batch:
                 if repr(document_id) in by_id:
@@ -220,22 +360,27 @@ class ListDbService(DbService):
         """Return the newest `limit` documents of a context (None for all), newest first."""
         if limit is None:
             return await self._newest_first(self._filter(context), {self.domain.value_field: 1})
-        with translated_errors():
-            async with self.collection.find(
-                self._filter(context),
-                {self.domain.value_field: 1},
-                sort=[(self.domain.newest_by, -1), ("_id", -1)],
-                limit=limit,
-            ) as cursor:
-                return await cursor.to_list()
+        return await self._find_all(
+            self._filter(context),
+            {self.domain.value_field: 1},
+            sort=[(self.domain.newest_by, -1), ("_id", -1)],
+            limit=limit,
+        )
 
-    async def upsert_rows(self, context: Key, rows: Mapping[str, Mapping[str, Any]]) -> None:
-        """Store rows under their ids, in bulk; what this process wrote last is not sent again."""
+    async def upsert_rows(
+        self, context: Key, rows: Mapping[str, Mapping[str, Any]], places: Sequence[int]
+    ) -> None:
+        """Store rows under their ids, in bulk; what this process wrote last is not sent again.
+
+        Raises:
+            InvalidDocumentError: A row cannot be stored; it names the row by its place. Nothing
+                was sent.
+        """
         pending: list[tuple[bytes, Key, bytes, bytes]] = []
-        for row_id, row in rows.items():
+        for place, (row_id, row) in zip(places, rows.items(), strict=True):
             key = (*context, row_id)
             cache_key = self._cache.key(key)
-            encoded = bson.encode(row)
+            encoded = encoded_fitting(row, f"{self.domain.rows_argument}[{place}]", key)
             digest = blake2b(encoded, digest_size=16).digest()
             written = self._written.get(key)
             if written is None or (written != digest and not self.domain.append_only):
@@ -293,7 +438,7 @@ class ListDbService(DbService):
         ids: dict[bytes, ObjectId] = {}
         unique = {stored for stored, _ in self.domain.unique_index}
         attempts_left = UPSERT_ATTEMPTS
-        with translated_errors():
+        with self._operation():
             while True:
                 attempts_left -= 1
                 try:
@@ -325,7 +470,7 @@ class ListDbService(DbService):
         self, context: Key, cache_keys: Mapping[str, bytes]
     ) -> dict[bytes, ObjectId]:
         row_field = self._key_names[-1]
-        with translated_errors():
+        with self._operation():
             found = await self.collection.find(
                 {**self._filter(context), row_field: {"$in": list(cache_keys)}}, {row_field: 1}
             ).to_list()
@@ -389,7 +534,7 @@ class CandleDbService(DbService):
             for candle in candles
         ]
         ids = {document["timestamp"]: document["_id"] for document in documents}
-        with translated_errors():
+        with self._operation():
             try:
                 await self.collection.insert_many(documents, ordered=False)
             except BulkWriteError as error:
@@ -423,7 +568,7 @@ class CandleDbService(DbService):
         self, context: Key, candles: Mapping[int, Candle], ids: dict[int, ObjectId]
     ) -> list[int]:
         """Add the ids of stored candles and return the times whose figures differ."""
-        with translated_errors():
+        with self._operation():
             found = await self.collection.find(
                 {**self._filter(context), "timestamp": {"$in": list(candles)}},
                 {**_CANDLE_FIELDS, "_id": 1},
@@ -459,7 +604,7 @@ class CandleDbService(DbService):
             **self._filter(context),
             "timestamp": {"$gte": since, "$lt": since + count * step},
         }
-        with translated_errors():
+        with self._operation():
             async with self.collection.find(
                 query, _CANDLE_FIELDS, sort=[("timestamp", 1)], batch_size=count + 1
             ) as cursor:
@@ -486,6 +631,21 @@ DB_SERVICES: Final[Mapping[Shape, type[DbService]]] = {
     Shape.LIST: ListDbService,
     Shape.CANDLE: CandleDbService,
 }
+
+
+def encoded_fitting(fields: Mapping[str, Any], path: str, key: Key) -> bytes:
+    """Return `fields` as BSON, if they and the names of their key fit in one document.
+
+    Raises:
+        InvalidDocumentError: Something in it cannot be stored; it names the place below `path`.
+    """
+    encoded = encode(fields, path)
+    names = sum(len(part.encode("utf-8", "surrogatepass")) for part in key if isinstance(part, str))
+    # The codec leaves room for names of usual length.
+    if len(encoded) + max(0, names - _ROOM_FOR_NAMES) > MAX_SIZE:
+        place = path or next(iter(fields))
+        raise InvalidDocumentError(place, f"exceeds {MAX_SIZE} bytes together with its key")
+    return encoded
 
 
 def _batches(items: Sequence[T], size: int) -> Iterator[list[T]]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final
 
 import pymongo
+from bson import decode_all
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
+from bson.raw_bson import RawBSONDocument
 from pymongo import AsyncMongoClient, IndexModel
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
@@ -42,7 +44,7 @@ from ..errors import (
 from ..settings import Settings
 from .logger import LoggerService
 
-__all__ = ["Document", "MongoService", "translated_errors"]
+__all__ = ["Document", "MongoService", "Operation"]
 
 Document = dict[str, Any]
 
@@ -51,11 +53,16 @@ CODEC_OPTIONS: Final = CodecOptions[Document](
     tz_aware=True, uuid_representation=4, datetime_conversion=DatetimeConversion.DATETIME_AUTO
 )
 
+RAW: Final = CodecOptions[RawBSONDocument](document_class=RawBSONDocument)
+
 _DATABASE_OF_NODE: Final = "test"
 _REFUSED_CODES: Final = frozenset({13, 18, 8000})
 _INDEX_CONFLICT_CODES: Final = frozenset({85, 86})
 _NO_SUCH_CONCERN: Final = frozenset({79, 100})
 _CLOSE_SECONDS: Final = 1.0
+_UNAVAILABLE_HINT: Final = (
+    "is the server up and reachable? deadlines: operation_timeout, start_timeout"
+)
 
 
 class MongoService:
@@ -67,6 +74,7 @@ class MongoService:
         self._client: AsyncMongoClient[Document] | None = None
         self._database: AsyncDatabase[Document] | None = None
         self._collections: dict[str, AsyncCollection[Document]] = {}
+        self._read_concern: dict[str, Any] = {}
 
     @property
     def client(self) -> AsyncMongoClient[Document]:
@@ -101,6 +109,71 @@ class MongoService:
             collection = self._collections[name] = self.database.get_collection(name)
         return collection
 
+    @property
+    def converts_doubles(self) -> bool:
+        """Whether whole doubles beyond 32 bits are read as int."""
+        return self._settings.whole_doubles_to_int
+
+    def operation(self) -> Operation:
+        """Return a context manager for one operation: its deadline, and its errors in our words.
+
+        Inside of a shorter deadline that one counts. Not for a block that yields to a consumer.
+        """
+        return Operation(self._settings.operation_timeout)
+
+    async def find_raw(self, collection: str, query: Mapping[str, Any]) -> bytes | None:
+        """Return the first document that matches, as BSON, or None.
+
+        A plain command costs less than a cursor; what the driver would repeat is left to it.
+
+        Raises:
+            StoreUnavailableError: MongoDB did not answer within the operation's deadline.
+        """
+        command: dict[str, Any] = {
+            "find": collection,
+            "filter": query,
+            "limit": 1,
+            "singleBatch": True,
+            **self._read_concern,
+        }
+        try:
+            async with time_limit(self._settings.operation_timeout):
+                reply = await self.database.command(command, codec_options=RAW)
+        except ConnectionFailure:
+            found = await self.find_all_raw(collection, query, limit=1)
+        except (asyncio.TimeoutError, TimeoutError) as error:
+            raise _no_answer() from error
+        except PyMongoError as error:
+            raise translate(error) from error
+        else:
+            found = [document.raw for document in reply["cursor"]["firstBatch"]]
+        return found[0] if found else None
+
+    async def find_all_raw(
+        self,
+        collection: str,
+        query: Mapping[str, Any],
+        projection: Mapping[str, Any] | None = None,
+        *,
+        sort: Sequence[tuple[str, int]] | None = None,
+        limit: int = 0,
+        batch_size: int = 0,
+    ) -> list[bytes]:
+        """Return all documents that match, as BSON; a `limit` of 0 means no limit.
+
+        Raises:
+            StoreUnavailableError: MongoDB did not answer within the operation's deadline.
+        """
+        documents: list[bytes] = []
+        with self.operation():
+            async with self.collection(collection).find_raw_batches(
+                query, projection, sort=sort, limit=limit, batch_size=batch_size
+            ) as cursor:
+                batch: Any  # raw, though the driver's types say otherwise
+                async for batch in cursor:
+                    documents += [bytes(document.raw) for document in decode_all(batch, RAW)]
+        return documents
+
     async def connect(self, url: str) -> None:
         """Connect to `url` and wait until a primary answers.
 
@@ -109,13 +182,12 @@ class MongoService:
             StoreUnavailableError: No primary answers in time.
         """
         await self.aclose()
-        milliseconds = int(self._settings.operation_timeout * 1000)
         try:
             client: AsyncMongoClient[Document] = AsyncMongoClient(
                 url,
                 tz_aware=True,
                 uuidRepresentation="standard",
-                timeoutMS=milliseconds,
+                timeoutMS=None,  # each operation has its own deadline
                 appname="fastpersist",
             )
         except (MongoConfigurationError, OSError, ValueError, TypeError) as error:
@@ -134,6 +206,8 @@ class MongoService:
                 read_preference=ReadPreference.PRIMARY,
                 write_concern=self._write_concern(client.write_concern.document),
             )
+            concern = self._database.read_concern.document
+            self._read_concern = {"readConcern": concern} if concern else {}
         except BaseException:
             await self.aclose()
             raise
@@ -274,6 +348,15 @@ def _index_error(domain: Domain, error: OperationFailure) -> Exception:
     return translate(error)
 
 
+def _no_answer(kind: str = "") -> StoreUnavailableError:
+    return StoreUnavailableError(
+        "mongo",
+        f"no answer within the deadline ({kind})" if kind else "no answer within the deadline",
+        timeout=True,
+        hint=_UNAVAILABLE_HINT,
+    )
+
+
 def translate(error: Exception) -> Exception:
     """Return the error of this package that says what a driver's error means."""
     if isinstance(error, OperationFailure) and error.code in _REFUSED_CODES:
@@ -295,13 +378,12 @@ def translate(error: Exception) -> Exception:
     if isinstance(error, PyMongoError) and (
         error.timeout or isinstance(error, (ConnectionFailure, ExecutionTimeout))
     ):
+        if error.timeout:
+            return _no_answer(type(error).__name__)
         return StoreUnavailableError(
             "mongo",
-            f"no answer within the deadline ({type(error).__name__})"
-            if error.timeout
-            else f"the connection failed ({type(error).__name__})",
-            timeout=bool(error.timeout),
-            hint="is the server up and reachable? deadlines: operation_timeout, start_timeout",
+            f"the connection failed ({type(error).__name__})",
+            hint=_UNAVAILABLE_HINT,
         )
     if isinstance(error, BulkWriteError):
         first: Mapping[str, Any] = next(iter(error.details.get("writeErrors", ())), {})
@@ -331,3 +413,24 @@ class translated_errors:  # noqa: N801  # reads as a statement, like contextlib.
     ) -> None:
         if isinstance(error, (PyMongoError, BSONError)):
             raise translate(error) from error
+
+
+class Operation(translated_errors):
+    """One operation: ``translated_errors`` within a deadline of `seconds`, retries included."""
+
+    __slots__ = ("_deadline",)
+
+    def __init__(self, seconds: float) -> None:
+        self._deadline = pymongo.timeout(seconds)
+
+    def __enter__(self) -> None:
+        self._deadline.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._deadline.__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)

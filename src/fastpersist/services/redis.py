@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
@@ -32,6 +32,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from ..coalesce import Coalescer
 from ..deadlines import time_limit
 from ..errors import ConfigurationError, StoreError, StoreUnavailableError
 from ..settings import Settings
@@ -76,6 +77,8 @@ class RedisService:
         self._closed_at = -_STABLE_SECONDS
         self._refuses_writes = False
         self._url = ""
+        self.lookups: Coalescer[bytes, bytes | None] = Coalescer(self._get, self.get_many)
+        self.fills: Coalescer[tuple[bytes, bytes], None] = Coalescer(self._set, self._fill)
 
     @property
     def is_available(self) -> bool:
@@ -187,6 +190,48 @@ class RedisService:
             self._logger.info("redis takes writes again")
         return result
 
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the values of `keys` in their order, in one round trip (one a node on Cluster).
+
+        Raises:
+            StoreUnavailableError: Redis did not answer in time.
+        """
+        if not keys:
+            return []
+        if self._is_cluster:
+            return await self.run(lambda client: client.mget_nonatomic(keys))
+        return await self.run(lambda client: client.mget(keys))
+
+    async def set_many(self, items: Mapping[bytes, bytes], expiry: Mapping[str, int]) -> None:
+        """Store several values, in one round trip (one a node on Cluster).
+
+        Raises:
+            StoreUnavailableError: Redis did not answer in time.
+        """
+        if not items:
+            return
+        if not expiry and not self._is_cluster:
+            await self.run(lambda client: client.mset(items), stores=True)
+            return
+
+        async def pipeline(client: Any) -> None:
+            async with client.pipeline(transaction=False) as commands:
+                for key, value in items.items():
+                    commands.set(key, value, **expiry)
+                await commands.execute()
+
+        await self.run(pipeline, stores=True)
+
+    async def _get(self, key: bytes) -> bytes | None:
+        return await self.run(lambda client: client.get(key))
+
+    async def _set(self, item: tuple[bytes, bytes]) -> None:
+        await self.run(lambda client: client.set(*item), stores=True)
+
+    async def _fill(self, items: Sequence[tuple[bytes, bytes]]) -> list[None]:
+        await self.set_many(dict(items), {})
+        return [None] * len(items)
+
     def primaries(self) -> Sequence[Any]:
         """Return the nodes to scan: every primary of a cluster, else one stand-in for the server.
 
@@ -249,7 +294,8 @@ class RedisService:
         self._logger.info("redis is available again")
 
     async def aclose(self) -> None:
-        """Stop probing and close all connections."""
+        """Send what waits, stop probing and close all connections."""
+        await self.fills.flush()
         probe, self._probe = self._probe, None
         if probe is not None:
             probe.cancel()

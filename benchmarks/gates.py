@@ -1,0 +1,90 @@
+"""Compare measured medians with the bounds of ``gates.toml``; exit with 1 when one falls.
+
+``python benchmarks/gates.py RESULTS.json ...`` takes the files of ``run.py --json`` and of
+pytest-benchmark's ``--benchmark-json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+BOUNDS = Path(__file__).with_name("gates.toml")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A bound on the ratio of two medians of one run.
+
+    Attributes:
+        what: The comparison that both belong to.
+        contender: The name under which ours was measured.
+        baseline: The name that it is compared with.
+        most: The most that the contender may take, in units of the baseline.
+        reason: Where the bound comes from.
+    """
+
+    what: str
+    contender: str
+    baseline: str
+    most: float
+    reason: str
+
+    def ratio(self, medians: dict[tuple[str, str], float]) -> float:
+        """Return contender over baseline.
+
+        Raises:
+            KeyError: One of them was not measured.
+        """
+        return medians[self.what, self.contender] / medians[self.what, self.baseline]
+
+
+def load_gates(path: Path = BOUNDS) -> list[Gate]:
+    """Return the gates of a file."""
+    return [Gate(**gate) for gate in tomllib.loads(path.read_text())["gate"]]
+
+
+def medians_of(results: Any) -> dict[tuple[str, str], float]:
+    """Return the medians of one file of results, by comparison and name."""
+    if isinstance(results, dict):
+        return {
+            (row["group"], row["params"]["kind"]): row["stats"]["median"]
+            for row in results["benchmarks"]
+        }
+    return {(row["what"], row["name"]): row["microseconds"] for row in results}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, nargs="+")
+    medians: dict[tuple[str, str], float] = {}
+    for path in parser.parse_args().results:
+        medians |= medians_of(json.loads(path.read_text()))
+    fallen = 0
+    for gate in load_gates():
+        try:
+            ratio = gate.ratio(medians)
+        except KeyError as missing:
+            print(f"NOT MEASURED  {gate.what}: {missing}")
+            fallen += 1
+            continue
+        verdict = "ok" if ratio <= gate.most else "FALLEN"
+        fallen += verdict != "ok"
+        print(
+            f"{verdict:<8}{ratio:>7.3f} of at most {gate.most:<7.3f}"
+            f"{gate.what}: {gate.contender} / {gate.baseline}"
+        )
+    return 1 if fallen else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""Calls that wait in the same turn of the event loop travel as one round trip."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Final, Generic, TypeVar
+
+__all__ = ["Coalescer"]
+
+RequestT = TypeVar("RequestT")
+ResultT = TypeVar("ResultT")
+
+_MOST_CALLS: Final = 1_000
+_MOST_BYTES: Final = 8 * 1024 * 1024
+
+
+class _Call(Generic[RequestT, ResultT]):
+    __slots__ = ("future", "request")
+
+    def __init__(self, request: RequestT) -> None:
+        self.request = request
+        self.future: asyncio.Future[ResultT] | None = None
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self.future is not None and self.future.cancelled()
+
+    def wait(self) -> asyncio.Future[ResultT]:
+        if self.future is None:
+            self.future = asyncio.get_running_loop().create_future()
+        return self.future
+
+    def resolve(self, outcome: ResultT | Exception) -> None:
+        future = self.wait()
+        if future.done():
+            return  # its caller was cancelled
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+
+class _Item(Generic[RequestT, ResultT]):
+    """Calls of one key that are one request of a batch: the last of them."""
+
+    __slots__ = ("calls", "is_exclusive", "is_sent", "key", "size")
+
+    def __init__(self, key: Hashable, is_exclusive: bool) -> None:
+        self.key = key
+        self.calls: list[_Call[RequestT, ResultT]] = []
+        self.is_exclusive = is_exclusive
+        self.is_sent = False
+        self.size = 0
+
+    def drop_cancelled(self) -> bool:
+        """Forget the calls that were cancelled; say whether any is left."""
+        self.calls = [call for call in self.calls if not call.is_cancelled]
+        return bool(self.calls)
+
+
+class Coalescer(Generic[RequestT, ResultT]):
+    """Gathers the calls of one turn of the event loop and sends them together.
+
+    The first caller of a turn yields once. Alone, it then runs `alone` in its own task, without a
+    future or a further task; otherwise one task runs `together` for all of the turn. Calls with
+    the same key in one batch are one request, the last one, and share its outcome. A cancelled
+    caller drops out alone. Belongs to one event loop.
+
+    Args:
+        alone: Performs one request.
+        together: Performs several requests of different keys. It returns one outcome each; what it
+            raises is the outcome of all.
+        ordered: Whether requests of one key must not overtake each other, as with writes: a key
+            that is under way holds back later calls of it. With it, an exception among the
+            outcomes of `together` makes each call of that key be performed anew by `alone`, in
+            order, so that a bad request fails nobody else.
+        most_calls: Most requests of one batch.
+        most_bytes: Most bytes of one batch, as the callers count them.
+    """
+
+    def __init__(
+        self,
+        alone: Callable[[RequestT], Awaitable[ResultT]],
+        together: Callable[[Sequence[RequestT]], Awaitable[Sequence[ResultT | Exception]]],
+        *,
+        ordered: bool = False,
+        most_calls: int = _MOST_CALLS,
+        most_bytes: int = _MOST_BYTES,
+    ) -> None:
+        self._alone = alone
+        self._together = together
+        self._ordered = ordered
+        self._most_calls = most_calls
+        self._most_bytes = most_bytes
+        self._waiting: dict[Hashable, deque[_Item[RequestT, ResultT]]] = {}
+        self._has_leader = False
+        self._under_way: set[Hashable] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, key: Hashable, request: RequestT, size: int = 0) -> ResultT:
+        """Return the outcome of `request`, which has `size` bytes."""
+        item, call = self._add(key, request, size)
+        if self._has_leader or key in self._under_way:
+            return await call.wait()
+        self._has_leader = True
+        try:
+            await asyncio.sleep(0)
+        except BaseException:
+            self._has_leader = False
+            if item.is_sent:
+                call.wait().cancel()
+            else:
+                self._withdraw(item, call)
+            self._send_waiting()
+            raise
+        self._has_leader = False
+        if item.is_sent or len(self._waiting) > 1 or len(item.calls) > 1:
+            future = call.wait()
+            self._send_waiting()
+            return await future
+        self._take(key)
+        if not self._ordered:
+            return await self._alone(request)
+        self._under_way.add(key)
+        try:
+            return await self._alone(request)
+        finally:
+            self._release((key,))
+
+    async def exclusively(self, key: Hashable, request: RequestT) -> ResultT:
+        """Perform `request` by `alone`, after the earlier calls of its key and before later ones.
+
+        For a request that must neither replace an earlier one nor be replaced by a later one.
+        """
+        _, call = self._add(key, request, 0, is_exclusive=True)
+        future = call.wait()
+        if not self._has_leader:
+            self._send_waiting()
+        return await future
+
+    async def flush(self) -> None:
+        """Send what waits, and wait for all batches that are under way."""
+        while True:
+            self._send_waiting()
+            if not self._tasks:
+                return  # what is still held back is sent when its key is released
+            await asyncio.wait(self._tasks)
+
+    def _add(
+        self, key: Hashable, request: RequestT, size: int, *, is_exclusive: bool = False
+    ) -> tuple[_Item[RequestT, ResultT], _Call[RequestT, ResultT]]:
+        items = self._waiting.get(key)
+        if items is None:
+            items = self._waiting[key] = deque()
+        if not items or is_exclusive or items[-1].is_exclusive:
+            items.append(_Item(key, is_exclusive))
+        item = items[-1]
+        call: _Call[RequestT, ResultT] = _Call(request)
+        item.calls.append(call)
+        item.size = size
+        return item, call
+
+    def _take(self, key: Hashable) -> _Item[RequestT, ResultT]:
+        items = self._waiting[key]
+        item = items.popleft()
+        if not items:
+            del self._waiting[key]
+        item.is_sent = True
+        return item
+
+    def _withdraw(self, item: _Item[RequestT, ResultT], call: _Call[RequestT, ResultT]) -> None:
+        item.calls.remove(call)
+        if not item.calls:
+            items = self._waiting[item.key]
+            items.remove(item)
+            if not items:
+                del self._waiting[item.key]
+
+    def _send_waiting(self) -> None:
+        batch: list[_Item[RequestT, ResultT]] = []
+        size = 0
+        for key in [key for key in self._waiting if key not in self._under_way]:
+            item = self._take(key)
+            while not item.drop_cancelled() and key in self._waiting:
+                item = self._take(key)
+            if not item.calls:
+                continue
+            if item.is_exclusive:
+                self._send([item])
+                continue
+            if batch and (len(batch) >= self._most_calls or size + item.size > self._most_bytes):
+                self._send(batch)
+                batch, size = [], 0
+            batch.append(item)
+            size += item.size
+        if batch:
+            self._send(batch)
+
+    def _send(self, batch: list[_Item[RequestT, ResultT]]) -> None:
+        for item in batch:
+            for call in item.calls:
+                call.wait()
+        if self._ordered:
+            self._under_way.update(item.key for item in batch)
+        task = asyncio.ensure_future(self._run(batch))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, batch: list[_Item[RequestT, ResultT]]) -> None:
+        try:
+            requests = [item.calls[-1].request for item in batch]
+            outcomes: Sequence[ResultT | Exception]
+            if len(requests) == 1 and len(batch[0].calls) == 1:
+                outcomes, may_repeat = [await self._outcome_alone(requests[0])], False
+            else:
+                try:
+                    outcomes, may_repeat = await self._together(requests), self._ordered
+                except Exception as error:
+                    outcomes, may_repeat = [error] * len(batch), False
+            for item, outcome in zip(batch, outcomes, strict=True):
+                for call in item.calls:
+                    if may_repeat and isinstance(outcome, Exception):
+                        call.resolve(await self._outcome_alone(call.request))
+                    else:
+                        call.resolve(outcome)
+        finally:
+            for item in batch:
+                for call in item.calls:
+                    # All are done, unless this task was cancelled.
+                    call.wait().cancel()
+            if self._ordered:
+                self._release([item.key for item in batch])
+
+    async def _outcome_alone(self, request: RequestT) -> ResultT | Exception:
+        try:
+            return await self._alone(request)
+        except Exception as error:
+            return error
+
+    def _release(self, keys: Sequence[Hashable]) -> None:
+        self._under_way.difference_update(keys)
+        if self._waiting and not self._has_leader:
+            self._send_waiting()

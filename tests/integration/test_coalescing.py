@@ -1,0 +1,186 @@
+"""Concurrent calls of one loop share their round trips, and keep all that is promised of one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from pymongo.asynchronous.database import AsyncDatabase
+from redis.asyncio import Redis
+
+from conftest import Place
+from fastpersist import InvalidDocumentError, Store, StoreError
+from kit import CommandRecorder
+
+Database = AsyncDatabase[dict[str, Any]]
+CONTEXT = ("ema", "binance")
+WHEN = 1_735_689_600_000
+
+
+def row(number: int) -> Any:
+    return {"id": f"signal-{number}", "priceOpen": float(number), "minuteEstimatedTime": 5}
+
+
+async def write(store: Store, symbol: str, number: int) -> None:
+    await store.signal.write_signal_data(symbol, *CONTEXT, row(number))
+
+
+async def read(store: Store, symbol: str) -> Any:
+    found = await store.signal.read_signal_data(symbol, *CONTEXT)
+    return None if found is None else found["priceOpen"]
+
+
+async def test_concurrent_writes_and_reads_are_one_command_each(
+    place: Place, store: Store, commands: CommandRecorder
+) -> None:
+    commands.clear()
+    await asyncio.gather(*(write(store, f"S{number}", number) for number in range(64)))
+    assert commands.of(place.name) == ["update"]
+    commands.clear()
+    found = await asyncio.gather(*(read(store, f"S{number}") for number in range(64)))
+    assert commands.of(place.name) == ["find"]
+    assert found == list(range(64))
+
+
+async def test_the_first_concurrent_reads_of_a_process_share_one_look_up(
+    place: Place, store: Store, commands: CommandRecorder, redis: Redis
+) -> None:
+    await asyncio.gather(*(write(store, f"S{number}", number) for number in range(20)))
+    assert len(await redis.keys(f"{place.name}:*")) == 20
+    async with place.open() as other:
+        before = (await redis.info("commandstats")).get("cmdstat_mget", {}).get("calls", 0)
+        commands.clear()
+        found = await asyncio.gather(*(read(other, f"S{number}") for number in range(20)))
+        after = (await redis.info("commandstats"))["cmdstat_mget"]["calls"]
+        assert found == list(range(20))
+        assert after == before + 1
+        assert commands.of(place.name) == ["find"]
+
+
+async def test_concurrent_writes_over_stored_rows_put_the_right_ids_into_redis(
+    place: Place, store: Store, database: Database, redis: Redis
+) -> None:
+    await asyncio.gather(*(write(store, f"S{number}", number) for number in range(10)))
+    await redis.delete(*await redis.keys(f"{place.name}:*"))
+    async with place.open() as other:
+        await asyncio.gather(*(write(other, f"S{number}", number + 50) for number in range(12)))
+    documents = await database["signal-items"].find().to_list()
+    assert len(documents) == 12
+    for document in documents:
+        key = f"{place.name}:signal_cache:binance:ema:{document['symbol']}"
+        assert await redis.get(key) == str(document["_id"]).encode()
+        assert document["createDate"] <= document["updatedDate"]
+        assert document["__v"] == 0
+
+
+async def test_of_several_writes_to_one_key_the_last_stays(
+    store: Store, database: Database
+) -> None:
+    await asyncio.gather(*(write(store, "S", number) for number in range(20)))
+    assert await read(store, "S") == 19
+    assert await database["signal-items"].count_documents({}) == 1
+
+
+async def test_a_write_and_a_removal_of_one_key_keep_their_order(store: Store) -> None:
+    def entry(data: int) -> Any:
+        return {"id": "k", "data": data, "removed": False}
+
+    bucket = store.measure
+    await asyncio.gather(
+        bucket.write_measure_data("b", "k", entry(1), WHEN), bucket.remove_measure_data("b", "k")
+    )
+    assert await bucket.read_measure_data("b", "k") is None
+    await asyncio.gather(
+        bucket.write_measure_data("b", "k", entry(2), WHEN),
+        bucket.remove_measure_data("b", "k"),
+        bucket.write_measure_data("b", "k", entry(3), WHEN),
+    )
+    found = await bucket.read_measure_data("b", "k")
+    assert found is not None
+    assert found["data"] == 3
+
+
+async def test_a_refused_document_fails_only_its_caller(
+    place: Place, store: Store, database: Database
+) -> None:
+    await write(store, "first", 0)
+    await database.command(
+        "collMod", "signal-items", validator={"payload.priceOpen": {"$ne": 13.0}}
+    )
+    outcomes = await asyncio.gather(
+        *(write(store, f"S{number}", number) for number in range(10, 16)), return_exceptions=True
+    )
+    assert [isinstance(outcome, StoreError) for outcome in outcomes] == [
+        number == 13 for number in range(10, 16)
+    ]
+    assert await read(store, "S12") == 12
+    assert await read(store, "S13") is None
+
+
+async def test_what_cannot_be_stored_fails_before_anything_is_sent(store: Store) -> None:
+    outcomes = await asyncio.gather(
+        write(store, "good", 1),
+        store.signal.write_signal_data("bad", *CONTEXT, {"id": "x", "note": object()}),  # type: ignore[typeddict-item]  # what is tested
+        return_exceptions=True,
+    )
+    assert outcomes[0] is None
+    assert isinstance(outcomes[1], InvalidDocumentError)
+    assert outcomes[1].path == "payload.note"
+    assert await read(store, "good") == 1
+
+
+async def test_concurrent_reads_do_not_share_what_a_caller_changes(store: Store) -> None:
+    await write(store, "S", 1)
+    first, second = await asyncio.gather(
+        *(store.signal.read_signal_data("S", *CONTEXT) for _ in range(2))
+    )
+    assert first is not None
+    assert second is not None
+    first["note"] = "changed"
+    assert "note" not in second
+
+
+async def test_a_stale_id_is_repaired_among_concurrent_reads(
+    place: Place, store: Store, database: Database, redis: Redis
+) -> None:
+    await asyncio.gather(*(write(store, f"S{number}", number) for number in range(5)))
+    other = await database["signal-items"].find_one({"symbol": "S1"})
+    assert other is not None
+    key = f"{place.name}:signal_cache:binance:ema:S0"
+    await redis.set(key, str(other["_id"]))
+    await redis.set(f"{place.name}:signal_cache:binance:ema:S2", str(ObjectId()))
+    await redis.set(f"{place.name}:signal_cache:binance:ema:S3", b"no id \xff")
+    store.cache_clear()
+    found = await asyncio.gather(*(read(store, f"S{number}") for number in range(5)))
+    assert found == list(range(5))
+    right = await database["signal-items"].find_one({"symbol": "S0"})
+    assert right is not None
+    assert await redis.get(key) == str(right["_id"]).encode()
+
+
+async def test_close_sends_what_waits(place: Place, database: Database) -> None:
+    store = place.open()
+    await store.ready()
+    writes = [asyncio.ensure_future(write(store, f"S{number}", number)) for number in range(8)]
+    await asyncio.sleep(0)
+    await store.aclose()
+    assert await asyncio.gather(*writes) == [None] * 8
+    assert await database["signal-items"].count_documents({}) == 8
+
+
+@pytest.mark.parametrize("cancelled", [0, 3])
+async def test_a_cancelled_caller_leaves_the_others(
+    store: Store, database: Database, cancelled: int
+) -> None:
+    writes = [asyncio.ensure_future(write(store, f"S{number}", number)) for number in range(6)]
+    await asyncio.sleep(0)
+    writes[cancelled].cancel()
+    outcomes = await asyncio.gather(*writes, return_exceptions=True)
+    assert [isinstance(outcome, asyncio.CancelledError) for outcome in outcomes] == [
+        number == cancelled for number in range(6)
+    ]
+    for number in range(6):
+        if number != cancelled:
+            assert await read(store, f"S{number}") == number
