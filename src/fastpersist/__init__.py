@@ -24,6 +24,7 @@ from .errors import (
     StoreUnavailableError,
 )
 from .hot import has_extensions
+from .hot.codec import register_type
 from .own_domains import EntryDomain, ListDomain, ValueDomain
 from .registry import (
     PersistBreakevenAdapter,
@@ -90,6 +91,7 @@ __all__ = [
     "current_simulated_time",
     "has_extensions",
     "open",
+    "register_type",
     "registries",
     "set_logger",
     "setup",

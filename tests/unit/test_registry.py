@@ -100,6 +100,7 @@ PUBLIC = [
     "current_simulated_time",
     "has_extensions",
     "open",
+    "register_type",
     "registries",
     "set_logger",
     "setup",

@@ -20,7 +20,14 @@ import orjson
 from bson.decimal128 import Decimal128
 from bson.objectid import ObjectId
 
-from ..hot._codec_py import Refusal, int_size, key_text, utf8_length
+from ..hot._codec_py import (
+    Refusal,
+    conversion_of,
+    converted,
+    int_size,
+    key_text,
+    utf8_length,
+)
 from ..hot.codec import MAX_DEPTH
 
 __all__ = ["from_json", "to_json"]
@@ -95,6 +102,9 @@ def _plain(value: Any, depth: int, rewrite: bool) -> Any:
         return _object(value, depth, rewrite)
     if kind is list or kind is tuple:
         return _array(value, depth, rewrite)
+    convert = conversion_of(kind)
+    if convert is not None:
+        return _plain(converted(value, convert), depth, rewrite)
     if isinstance(value, datetime):
         return _date(value)
     return _plain_other(value, depth, rewrite)

@@ -15,6 +15,7 @@ from ._codec_py import (
     int_size,
     key_text,
     plain_dict,
+    register_type,
     same_key_twice,
     too_large,
     utf8_length,
@@ -26,7 +27,14 @@ cdef extern from "Python.h":
     int Py_EnterRecursiveCall(const char *where) except *
     void Py_LeaveRecursiveCall()
 
-__all__ = ["MAX_DEPTH", "MAX_SIZE", "normalise", "references_to_dicts", "whole_doubles_to_int"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_SIZE",
+    "normalise",
+    "references_to_dicts",
+    "register_type",
+    "whole_doubles_to_int",
+]
 
 cdef enum:
     CONTAINER_BYTES = 5

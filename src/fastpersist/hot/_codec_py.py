@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from datetime import datetime, timezone
 from decimal import Decimal, DecimalException
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from bson.binary import OLD_UUID_SUBTYPE, UUID_SUBTYPE, Binary
@@ -20,9 +20,18 @@ from bson.int64 import Int64
 from bson.objectid import ObjectId
 from bson.regex import Regex
 
-from ..errors import InvalidDocumentError
+from ..errors import InvalidArgumentError, InvalidDocumentError
 
-__all__ = ["MAX_DEPTH", "MAX_SIZE", "normalise", "references_to_dicts", "whole_doubles_to_int"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_SIZE",
+    "normalise",
+    "references_to_dicts",
+    "register_type",
+    "whole_doubles_to_int",
+]
+
+T = TypeVar("T")
 
 MAX_DEPTH: Final = 100
 """How many containers may stand inside each other; MongoDB's own limit is 100 too."""
@@ -35,6 +44,10 @@ _INT64_LEAST, _INT64_MOST = -(2**63), 2**63 - 1
 _CONTAINER_BYTES = 5
 _MAY_HOLD_REFERENCES = (dict, list, DBRef)
 _UUID_SUBTYPES = (OLD_UUID_SUBTYPE, UUID_SUBTYPE)
+_PLAIN: Final = frozenset(
+    (str, float, bool, type(None), int, dict, list, tuple, bytes, datetime, ObjectId, object)
+)
+_conversions: dict[type, Callable[[Any], object]] = {}
 _LONGEST_STEP = 80
 _PLAIN_KEY = re.compile(r"[^\W\d]\w*\Z")
 
@@ -52,7 +65,7 @@ class Refusal(Exception):  # noqa: N818  # never leaves the codec
             if isinstance(step, int):
                 path += f"[{step}]"
             elif len(step) <= _LONGEST_STEP and _PLAIN_KEY.match(step):
-                path += f".{step}"
+                path += f".{step}" if path else step
             else:
                 path += f"[{step!r:.{_LONGEST_STEP}}]"
         return InvalidDocumentError(path, str(self))
@@ -76,6 +89,16 @@ def normalise(value: object, path: str = "payload") -> tuple[Any, int]:
         if size > MAX_SIZE:
             raise too_large()
         return normal, size
+    except Refusal as refusal:
+        raise refusal.as_error(path) from None
+
+
+def normalise_document(document: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Return a copy of a document that BSON can hold; :func:`~fastpersist.hot.bson.encode` says
+    what `path` means.
+    """
+    try:
+        return _walk_mapping(document, 0 if path else -1)[0]
     except Refusal as refusal:
         raise refusal.as_error(path) from None
 
@@ -139,6 +162,37 @@ def _walk_sequence(value: Any, depth: int) -> tuple[list[Any], int]:
     return copy, size
 
 
+def register_type(kind: type[T], convert: Callable[[T], object]) -> None:
+    """Let payloads hold values of an own type: they are stored as what `convert` makes of them.
+
+    It counts for subclasses too and for all families; reads give back what was stored. What
+    `convert` returns may again hold anything that can be stored.
+
+    Raises:
+        InvalidArgumentError: `kind` is no class, or one that is stored as it is.
+    """
+    if not isinstance(kind, type) or kind in _PLAIN:
+        raise InvalidArgumentError("kind", f"not a type of your own: {kind!r:.80}")
+    _conversions[kind] = convert
+
+
+def conversion_of(kind: type) -> Callable[[Any], object] | None:
+    """Return what turns values of a registered type, or of a subclass, into storable ones."""
+    if _conversions:
+        for base in kind.__mro__:
+            if base in _conversions:
+                return _conversions[base]
+    return None
+
+
+def converted(value: Any, convert: Callable[[Any], object]) -> object:
+    """Return a value of a registered type as what it is stored as."""
+    plain = convert(value)
+    if conversion_of(type(plain)) is convert:
+        raise Refusal(f"the conversion of {type(value).__qualname__} gives that type again")
+    return plain
+
+
 def walk_other(
     value: Any,
     depth: int,
@@ -147,6 +201,9 @@ def walk_other(
     walk_sequence: Callable[[Any, int], tuple[Any, int]],
 ) -> tuple[Any, int]:
     """Normalise what is none of the plain types; both implementations share it."""
+    convert = conversion_of(type(value))
+    if convert is not None:
+        return walk(converted(value, convert), depth)
     if isinstance(value, Enum):
         return walk(value.value, depth)
     if isinstance(value, datetime):

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         MAX_SIZE,
         normalise,
         references_to_dicts,
+        register_type,
         whole_doubles_to_int,
     )
 else:
@@ -20,6 +21,14 @@ else:
     MAX_SIZE = _module.MAX_SIZE
     normalise = _module.normalise
     references_to_dicts = _module.references_to_dicts
+    register_type = _module.register_type
     whole_doubles_to_int = _module.whole_doubles_to_int
 
-__all__ = ["MAX_DEPTH", "MAX_SIZE", "normalise", "references_to_dicts", "whole_doubles_to_int"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_SIZE",
+    "normalise",
+    "references_to_dicts",
+    "register_type",
+    "whole_doubles_to_int",
+]

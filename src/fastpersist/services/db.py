@@ -45,7 +45,7 @@ _CANDLE_WINDOW: Final = 10_000
 _CLEAR_BATCH: Final = 1_000
 _READ_BATCH: Final = 500
 _ROOM_FOR_NAMES: Final = 8 * 1024
-_ID_ONLY: Final = frozenset(("_id",))
+_ID_ELEMENT: Final = b"\x07_id\0"
 _FIGURES: Final = ("open", "high", "low", "close", "volume")
 _CANDLE_FIELDS: Final = {"_id": 0, "timestamp": 1, **dict.fromkeys(_FIGURES, 1)}
 
@@ -96,7 +96,7 @@ class DbService(BaseCRUD):
         cached_id = await self._cache.find_id(cache_key)
         fields = self._read_fields if with_value else self._key_fields
         if cached_id is not None:
-            raw = await self._reads(cached_id, cached_id)
+            raw = await self._reads(cached_id.binary, cached_id)
             if raw is not None:
                 document = decode(raw, 0, fields, self._mongo.converts_doubles)
                 if self._belongs(document, key):
@@ -118,8 +118,8 @@ class DbService(BaseCRUD):
         found = await self._mongo.find_all_raw(
             self._collection_name, {"_id": {"$in": ids}}, batch_size=len(ids) + 1
         )
-        by_id = {decode(raw, 0, _ID_ONLY)["_id"]: raw for raw in found}
-        return [by_id.get(document_id) for document_id in ids]
+        by_id = {_id_bytes(raw): raw for raw in found}
+        return [by_id.get(document_id.binary) for document_id in ids]
 
     async def _find_all(
         self,
@@ -631,6 +631,14 @@ DB_SERVICES: Final[Mapping[Shape, type[DbService]]] = {
     Shape.LIST: ListDbService,
     Shape.CANDLE: CandleDbService,
 }
+
+
+def _id_bytes(raw: bytes) -> bytes:
+    # The server puts _id first into every document that it stores.
+    if raw[4:9] == _ID_ELEMENT:
+        return raw[9:21]
+    document_id: ObjectId = decode(raw, 0, ("_id",))["_id"]
+    return document_id.binary
 
 
 def encoded_fitting(fields: Mapping[str, Any], path: str, key: Key) -> bytes:

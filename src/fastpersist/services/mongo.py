@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any, Final
 
 import pymongo
-from bson import decode_all
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
@@ -41,6 +40,7 @@ from ..errors import (
     StoreError,
     StoreUnavailableError,
 )
+from ..hot.bson import reply_documents, split
 from ..settings import Settings
 from .logger import LoggerService
 
@@ -146,7 +146,7 @@ class MongoService:
         except PyMongoError as error:
             raise translate(error) from error
         else:
-            found = [document.raw for document in reply["cursor"]["firstBatch"]]
+            found = reply_documents(bytes(reply.raw))
         return found[0] if found else None
 
     async def find_all_raw(
@@ -171,7 +171,7 @@ class MongoService:
             ) as cursor:
                 batch: Any  # raw, though the driver's types say otherwise
                 async for batch in cursor:
-                    documents += [bytes(document.raw) for document in decode_all(batch, RAW)]
+                    documents += split(batch)
         return documents
 
     async def connect(self, url: str) -> None:
