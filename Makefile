@@ -9,8 +9,10 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard src/fastpersist/hot/*.pyx)
 WORKERS ?= 2
+RESULTS := .benchmarks
+BENCH_ARGS ?=
 
-.PHONY: demo test lint types bench bench-short clean up down
+.PHONY: demo test lint types bench gates clean up down
 
 demo: $(VENV)/.demo
 	$(BIN)/python tools/demo.py --strategy $(STRATEGY) $(ARGS) $(if $(CANDLES),--candles $(CANDLES))
@@ -27,12 +29,15 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.dev
+	mkdir -p $(RESULTS)
 	$(BIN)/python -m pytest benchmarks/test_hot.py --benchmark-columns=median,iqr,rounds \
-	  --benchmark-sort=fullname -o addopts= -p no:xdist
-	$(BIN)/python benchmarks/run.py
+	  --benchmark-sort=fullname --benchmark-json=$(RESULTS)/hot.json -o addopts= -p no:xdist
+	$(BIN)/python benchmarks/run.py --json $(RESULTS)/stores.json $(BENCH_ARGS)
+	$(BIN)/python benchmarks/gates.py $(RESULTS)/hot.json $(RESULTS)/stores.json
 
-bench-short: $(VENV)/.dev
-	$(BIN)/python benchmarks/run.py --short
+# The same with fewer rounds.
+gates:
+	$(MAKE) bench BENCH_ARGS=--short
 
 up: $(VENV)/.demo
 	$(BIN)/fastpersist up

@@ -1,6 +1,6 @@
 """Compare the adapters with the plain drivers and print a table of medians.
 
-``python benchmarks/run.py``, or ``--short`` for a quick look that shows that all of it runs.
+``python benchmarks/run.py``, or ``--short`` with fewer rounds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stores import compare_stores
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--short", action="store_true", help="a few rounds only")
+    parser.add_argument("--short", action="store_true", help="fewer rounds")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     arguments = parser.parse_args()
     build = "compiled" if fastpersist.has_extensions() else "PURE PYTHON"
@@ -29,7 +29,7 @@ def main() -> None:
         f"fastpersist {fastpersist.__version__} ({build}), Python {platform.python_version()}, "
         f"pymongo {pymongo.version}, redis {redis.__version__}; medians of interleaved rounds"
     )
-    results = asyncio.run(compare_stores(rounds=3 if arguments.short else 21))
+    results = asyncio.run(compare_stores(rounds=7 if arguments.short else 21))
     previous = ""
     for result in results:
         if result.what != previous:

@@ -69,10 +69,7 @@ class IdCacheService(BaseMap):
         return None if known is None else ObjectId(known)
 
     async def find_id(self, key: bytes) -> ObjectId | None:
-        """Return the id that the caches hold under `key`; anything malformed counts as absent."""
-        known = self.known_id(key)
-        if known is not None:
-            return known
+        """Return the id that Redis holds under `key`; anything malformed counts as absent."""
         try:
             text = await self._redis.lookups(key, key)
         except StoreError:

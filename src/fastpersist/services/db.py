@@ -81,7 +81,9 @@ class DbService(BaseCRUD):
     def _belongs(self, document: Document, key: Key) -> bool:
         for name, value in zip(self._key_names, key, strict=True):
             stored = document.get(name)
-            if stored != value or isinstance(stored, bool) is not isinstance(value, bool):
+            if stored != value or (stored is True or stored is False) is not (
+                value is True or value is False
+            ):
                 return False
         return True
 
@@ -93,14 +95,16 @@ class DbService(BaseCRUD):
         Of its fields those are there that a read needs, on request without the value.
         """
         cache_key = self._cache.key(key)
-        cached_id = await self._cache.find_id(cache_key)
+        known_id = self._cache.known_id(cache_key)
+        cached_id = known_id or await self._cache.find_id(cache_key)
         fields = self._read_fields if with_value else self._key_fields
         if cached_id is not None:
             raw = await self._reads(cached_id.binary, cached_id)
             if raw is not None:
                 document = decode(raw, 0, fields, self._mongo.converts_doubles)
                 if self._belongs(document, key):
-                    self._cache.keep(cache_key, cached_id)
+                    if known_id is None:
+                        self._cache.keep(cache_key, cached_id)
                     return document
         raw = await self._mongo.find_raw(self._collection_name, self._filter(key))
         if raw is not None:

@@ -66,7 +66,11 @@ _UNAVAILABLE_HINT: Final = (
 
 
 class MongoService:
-    """Gives collections that acknowledge by majority and journal and read from the primary."""
+    """Gives collections that acknowledge by majority and journal and read from the primary.
+
+    Attributes:
+        converts_doubles: Whether whole doubles beyond 32 bits are read as int.
+    """
 
     def __init__(self, settings: Settings, logger: LoggerService) -> None:
         self._settings = settings
@@ -75,6 +79,7 @@ class MongoService:
         self._database: AsyncDatabase[Document] | None = None
         self._collections: dict[str, AsyncCollection[Document]] = {}
         self._read_concern: dict[str, Any] = {}
+        self.converts_doubles = settings.whole_doubles_to_int
 
     @property
     def client(self) -> AsyncMongoClient[Document]:
@@ -108,11 +113,6 @@ class MongoService:
         if collection is None:
             collection = self._collections[name] = self.database.get_collection(name)
         return collection
-
-    @property
-    def converts_doubles(self) -> bool:
-        """Whether whole doubles beyond 32 bits are read as int."""
-        return self._settings.whole_doubles_to_int
 
     def operation(self) -> Operation:
         """Return a context manager for one operation: its deadline, and its errors in our words.
