@@ -1,10 +1,9 @@
-"""The map from Redis key to document id against an OrderedDict, in both implementations."""
+"""The map from Redis key to document id against a plain model, in both implementations."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections import OrderedDict
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from fastpersist.hot import _idcache_py
+from id_cache_model import Model
 
 IMPLEMENTATIONS: list[ModuleType] = [_idcache_py]
 if os.environ.get("FASTPERSIST_PURE") != "1":
@@ -28,46 +28,38 @@ WRONG = st.one_of(st.none(), st.text(), st.integers(), st.binary().map(bytearray
 class IdCacheMachine(RuleBasedStateMachine):
     """Does the same to each implementation and to a model."""
 
-    @initialize(max_entries=st.integers(0, 6))
+    @initialize(max_entries=st.integers(0, 6) | st.integers(20, 40))
     def make(self, max_entries: int) -> None:
-        self.max_entries = max_entries
         self.caches = [module.IdCache(max_entries) for module in IMPLEMENTATIONS]
-        self.model: OrderedDict[bytes, bytes] = OrderedDict()
-        self.hits = self.misses = self.evictions = 0
+        self.model = Model(max_entries)
 
     @rule(key=KEYS, document_id=IDS)
     def put(self, key: bytes, document_id: bytes) -> None:
-        for cache in self.caches:
+        for cache in (*self.caches, self.model):
             cache.put(key, document_id)
-        if self.max_entries:
-            self.model[key] = document_id
-            self.model.move_to_end(key)
-        if len(self.model) > self.max_entries:
-            self.model.popitem(last=False)
-            self.evictions += 1
+
+    @rule(first=st.integers(0, 200), count=st.integers(1, 60))
+    def scan(self, first: int, count: int) -> None:
+        for number in range(first, first + count):
+            for cache in (*self.caches, self.model):
+                cache.put(b"scan:%d" % number, b"%012d" % number)
 
     @rule(key=KEYS)
     def get(self, key: bytes) -> None:
+        expected = self.model.get(key)
         for cache in self.caches:
-            assert cache.get(key) == self.model.get(key)
-        if key in self.model:
-            self.hits += 1
-            self.model.move_to_end(key)
-        else:
-            self.misses += 1
+            assert cache.get(key) == expected
 
     @rule(key=KEYS)
     def drop(self, key: bytes) -> None:
+        expected = self.model.drop(key)
         for cache in self.caches:
-            assert cache.drop(key) is (key in self.model)
-        self.model.pop(key, None)
+            assert cache.drop(key) is expected
 
     @rule()
     def clear(self) -> None:
-        for cache in self.caches:
+        for cache in (*self.caches, self.model):
             cache.clear()
-        self.model.clear()
-        self.hits = self.misses = self.evictions = 0
 
     @rule(key=KEYS, document_id=st.binary(max_size=20).filter(lambda text: len(text) != 12))
     def put_an_id_of_another_length(self, key: bytes, document_id: bytes) -> None:
@@ -77,23 +69,13 @@ class IdCacheMachine(RuleBasedStateMachine):
     @invariant()
     def counts_agree(self) -> None:
         for cache in self.caches:
-            assert len(cache) == len(self.model)
-            assert cache.stats() == (
-                self.hits,
-                self.misses,
-                len(self.model),
-                self.max_entries,
-                self.evictions,
-            )
+            assert len(cache) == len(self.model.ids)
+            assert cache.stats() == self.model.stats()
 
     def teardown(self) -> None:
-        # Pushes the entries out one by one, which shows the order of use.
         for cache in getattr(self, "caches", ()):
-            for number in range(self.max_entries - len(cache)):
-                cache.put(b"filler:%d" % number, b"f" * 12)
-            for number, key in enumerate(self.model):
-                cache.put(b"new:%d" % number, b"n" * 12)
-                assert cache.get(key) is None
+            for key, document_id in self.model.ids.items():
+                assert cache.get(key) == document_id
 
 
 IdCacheMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import sys
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from threading import Barrier
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from fastpersist.hot import _idcache_py
+from id_cache_model import Model
 
 IMPLEMENTATIONS: dict[str, ModuleType] = {"pure": _idcache_py}
 if os.environ.get("FASTPERSIST_PURE") != "1":
@@ -76,15 +76,62 @@ def test_any_bytes_are_a_key_and_any_twelve_an_id(
     assert cache.drop(key) is True
 
 
-def test_the_entry_used_least_recently_goes_first(module: Any) -> None:
+def test_an_entry_that_was_used_gets_a_second_chance(module: Any) -> None:
     cache = filled(module, 3, 3)
     assert cache.get(key_of(0)) == id_of(0)
     cache.put(key_of(1), id_of(11))
-    for number, gone in ((3, 2), (4, 0), (5, 1)):
+    for number in (3, 4, 5):
         cache.put(key_of(number), id_of(number))
         assert cache.stats().evictions == number - 2
-        assert cache.get(key_of(gone)) is None
-    assert held(cache, range(6)) == [3, 4, 5]
+    assert held(cache, range(6)) == [0, 1, 5]
+    assert cache.get(key_of(1)) == id_of(11)
+
+
+@pytest.mark.parametrize("max_entries", [10, 100, 1000])
+def test_a_scan_leaves_the_entries_that_are_used(module: Any, max_entries: int) -> None:
+    hot = range(max_entries // 2)
+    cache = filled(module, max_entries, max_entries // 2)
+    assert held(cache, hot) == list(hot)
+    for number in range(1_000, 1_000 + 10 * max_entries):
+        cache.put(key_of(number), id_of(number))
+    assert held(cache, hot) == list(hot)
+    assert len(cache) == max_entries
+
+
+def test_entries_that_are_used_no_more_make_room(module: Any) -> None:
+    cache = filled(module, 20, 20)
+    assert held(cache, range(20)) == list(range(20))
+    for number in range(100, 160):
+        cache.put(key_of(number), id_of(number))
+        assert cache.get(key_of(number)) == id_of(number)
+    assert held(cache, range(20)) == []
+
+
+if "compiled" in IMPLEMENTATIONS:
+
+    @pytest.mark.parametrize("entries", [1_000, 10_000, 49_152, 100_001, 196_609, 300_000])
+    def test_a_compiled_entry_costs_at_most_64_bytes_beside_its_key(entries: int) -> None:
+        cache: Any = IMPLEMENTATIONS["compiled"].IdCache()
+        empty = sys.getsizeof(cache)
+        for number in range(entries):
+            cache.put(key_of(number), id_of(number))
+        assert sys.getsizeof(cache) <= 64 * entries
+        cache.clear()
+        assert sys.getsizeof(cache) == empty
+
+
+def test_keys_are_let_go(module: Any) -> None:
+    keys = [bytes(key_of(number)) + b"!" for number in range(6)]
+    before = [sys.getrefcount(key) for key in keys]
+    cache = module.IdCache(3)
+    for key in keys:
+        cache.put(key, id_of(0))
+        cache.put(key, id_of(1))
+    cache.drop(keys[0])
+    cache.clear()
+    cache.put(keys[1], id_of(1))
+    del cache, key
+    assert [sys.getrefcount(key) for key in keys] == before
 
 
 def test_a_miss_is_no_use(module: Any) -> None:
@@ -215,26 +262,22 @@ def test_the_size_is_checked(module: Any) -> None:
         module.IdCache("many")
 
 
-def test_a_long_run_matches_an_ordered_dict(module: Any) -> None:
+def test_a_long_run_matches_the_model(module: Any) -> None:
     chance = random.Random(5)
     cache = module.IdCache(150)
-    model: OrderedDict[bytes, bytes] = OrderedDict()
+    model = Model(150)
     for step in range(20_000):
         key = key_of(chance.randrange(300))
         action = chance.random()
         if action < 0.5:
             cache.put(key, id_of(step))
-            model[key] = id_of(step)
-            model.move_to_end(key)
-            if len(model) > 150:
-                model.popitem(last=False)
+            model.put(key, id_of(step))
         elif action < 0.8:
             assert cache.get(key) == model.get(key)
-            if key in model:
-                model.move_to_end(key)
         else:
-            assert cache.drop(key) == (model.pop(key, None) is not None)
-        assert len(cache) == len(model)
+            assert cache.drop(key) == model.drop(key)
+        assert len(cache) == len(model.ids)
+    assert cache.stats() == model.stats()
 
 
 def test_threads_share_a_cache(module: Any) -> None:
@@ -265,6 +308,7 @@ def test_threads_share_a_cache(module: Any) -> None:
     stats = cache.stats()
     assert stats.hits + stats.misses == workers * rounds
     assert stats.entries == len(cache) == len(held(cache, range(120)))
+    cache.clear()
     for number in range(200, 250):
         cache.put(key_of(number), id_of(number))
     assert held(cache, range(250)) == list(range(200, 250))

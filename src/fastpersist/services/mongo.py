@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -136,11 +137,15 @@ class MongoService:
             "singleBatch": True,
             **self._read_concern,
         }
+        seconds = self._settings.operation_timeout
+        started = time.monotonic()
         try:
-            async with time_limit(self._settings.operation_timeout):
+            async with time_limit(seconds):
                 reply = await self.database.command(command, codec_options=RAW)
         except ConnectionFailure:
-            found = await self.find_all_raw(collection, query, limit=1)
+            seconds_left = max(started + seconds - time.monotonic(), 0.001)
+            with pymongo.timeout(seconds_left):
+                found = await self.find_all_raw(collection, query, limit=1)
         except (asyncio.TimeoutError, TimeoutError) as error:
             raise _no_answer() from error
         except PyMongoError as error:
