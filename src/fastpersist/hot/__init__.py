@@ -1,4 +1,4 @@
-"""The compiled core: keys, id cache and codec, each beside a pure-Python twin of equal behaviour.
+"""The compiled core: keys, id cache, codec and BSON, each beside a twin in pure Python.
 
 No I/O and no asyncio in here. The twins are the specification; ``FASTPERSIST_PURE=1`` forces them.
 """
