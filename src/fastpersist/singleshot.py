@@ -22,15 +22,18 @@ class Singleshot(Generic[T]):
     def __init__(self, step: Callable[[], Awaitable[T]]) -> None:
         self._step = step
         self._task: asyncio.Task[T] | None = None
+        self._succeeded: asyncio.Task[T] | None = None
         self._ended_by: Exception | None = None
 
     @property
     def is_done(self) -> bool:
         """Whether a run has succeeded."""
         task = self._task
-        return (
-            task is not None and task.done() and not task.cancelled() and task.exception() is None
-        )
+        if task is None or task is self._succeeded:
+            return task is not None
+        if task.done() and not task.cancelled() and task.exception() is None:
+            self._succeeded = task
+        return task is self._succeeded
 
     async def __call__(self) -> T:
         task = self._task

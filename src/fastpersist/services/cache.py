@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from binascii import a2b_hex
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -63,30 +64,29 @@ class IdCacheService(BaseMap):
         self._ids.clear()
         return await super().clear()
 
-    def known_id(self, key: bytes) -> ObjectId | None:
-        """Return the id that this process has seen on the document of `key`."""
-        known = self._ids.get(key)
-        return None if known is None else ObjectId(known)
+    def known_id(self, key: bytes) -> bytes | None:
+        """Return the 12 bytes of the id that this process has seen on the document of `key`."""
+        return self._ids.get(key)
 
-    async def find_id(self, key: bytes) -> ObjectId | None:
-        """Return the id that Redis holds under `key`; anything malformed counts as absent."""
+    async def find_id(self, key: bytes) -> bytes | None:
+        """Return the 12 bytes of the id that Redis holds under `key`; malformed is absent."""
         try:
             text = await self._redis.lookups(key, key)
         except StoreError:
             return None
-        return ObjectId(text.decode()) if text is not None and _HEX_ID.match(text) else None
+        return a2b_hex(text) if text is not None and _HEX_ID.match(text) else None
 
-    def keep(self, key: bytes, document_id: ObjectId) -> None:
+    def keep(self, key: bytes, document_id: bytes) -> None:
         """Keep an id in this process, once the document has proved to belong to `key`."""
         if self._keeps_ids:
-            self._ids.put(key, document_id.binary)
+            self._ids.put(key, document_id)
 
     async def remember(self, key: bytes, document_id: Any) -> None:
         """Put the id of a document under `key`; an id of another kind is forgotten instead."""
         if not isinstance(document_id, ObjectId):
             await self.forget([key])
             return
-        self.keep(key, document_id)
+        self.keep(key, document_id.binary)
         try:
             await self._redis.fills(key, (key, str(document_id).encode()))
         except StoreError as error:

@@ -67,9 +67,7 @@ class DbService(BaseCRUD):
         self._key_names = domain.key_names
         self._key_fields = frozenset(("_id", *domain.key_names, "when"))
         self._read_fields: frozenset[str] | None = None
-        self._reads: Coalescer[ObjectId, bytes | None] = Coalescer(
-            self._read_one, self._read_together
-        )
+        self._reads: Coalescer[bytes, bytes | None] = Coalescer(self._read_one, self._read_together)
 
     async def aclose(self) -> None:
         """Wait for what is under way."""
@@ -99,7 +97,7 @@ class DbService(BaseCRUD):
         cached_id = known_id or await self._cache.find_id(cache_key)
         fields = self._read_fields if with_value else self._key_fields
         if cached_id is not None:
-            raw = await self._reads(cached_id.binary, cached_id)
+            raw = await self._reads(cached_id, cached_id)
             if raw is not None:
                 document = decode(raw, 0, fields, self._mongo.converts_doubles)
                 if self._belongs(document, key):
@@ -115,15 +113,16 @@ class DbService(BaseCRUD):
             await self._cache.forget([cache_key])
         return None
 
-    async def _read_one(self, document_id: ObjectId) -> bytes | None:
-        return await self._mongo.find_raw(self._collection_name, {"_id": document_id})
+    async def _read_one(self, document_id: bytes) -> bytes | None:
+        return await self._mongo.find_raw(self._collection_name, {"_id": ObjectId(document_id)})
 
-    async def _read_together(self, ids: Sequence[ObjectId]) -> list[bytes | None]:
+    async def _read_together(self, ids: Sequence[bytes]) -> list[bytes | None]:
+        query = {"_id": {"$in": [ObjectId(document_id) for document_id in ids]}}
         found = await self._mongo.find_all_raw(
-            self._collection_name, {"_id": {"$in": ids}}, batch_size=len(ids) + 1
+            self._collection_name, query, batch_size=len(ids) + 1
         )
         by_id = {_id_bytes(raw): raw for raw in found}
-        return [by_id.get(document_id.binary) for document_id in ids]
+        return [by_id.get(document_id) for document_id in ids]
 
     async def _find_all(
         self,
@@ -230,14 +229,14 @@ class ValueDbService(DbService):
                 await self._cache.remember(write.cache_key, document["_id"])
             return
         # The id is almost surely still right, so that Redis need not wait for MongoDB.
-        filling = asyncio.ensure_future(self._cache.remember(write.cache_key, known))
+        filling = asyncio.ensure_future(self._cache.remember(write.cache_key, ObjectId(known)))
         try:
             document = await self._apply(write)
         except BaseException:
             filling.cancel()
             raise
         await filling
-        if document is not None and document["_id"] != known:
+        if document is not None and document["_id"] != ObjectId(known):
             await self._cache.remember(write.cache_key, document["_id"])
 
     async def _apply(self, write: _Write) -> Document | None:
@@ -247,7 +246,7 @@ class ValueDbService(DbService):
 
     async def _write_together(self, writes: Sequence[_Write]) -> list[Exception | None]:
         known = {write.cache_key: self._cache.known_id(write.cache_key) for write in writes}
-        ids = {cache_key: found for cache_key, found in known.items() if found is not None}
+        ids = {cache_key: ObjectId(found) for cache_key, found in known.items() if found}
         filling = asyncio.ensure_future(self._cache.remember_many(ids))
         try:
             inserted, failures = await self._upsert_many(writes)

@@ -14,6 +14,7 @@ from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 from pymongo import AsyncMongoClient, IndexModel
+from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
@@ -80,6 +81,7 @@ class MongoService:
         self._database: AsyncDatabase[Document] | None = None
         self._collections: dict[str, AsyncCollection[Document]] = {}
         self._read_concern: dict[str, Any] = {}
+        self._idle_sessions: list[AsyncClientSession] = []
         self.converts_doubles = settings.whole_doubles_to_int
 
     @property
@@ -137,11 +139,18 @@ class MongoService:
             "singleBatch": True,
             **self._read_concern,
         }
+        database = self.database
+        # A session of one's own costs less than the implicit one that each command makes.
+        session = (
+            self._idle_sessions.pop()
+            if self._idle_sessions
+            else self.client.start_session(causal_consistency=False)
+        )
         seconds = self._settings.operation_timeout
         started = time.monotonic()
         try:
             async with time_limit(seconds):
-                reply = await self.database.command(command, codec_options=RAW)
+                reply = await database.command(command, codec_options=RAW, session=session)
         except ConnectionFailure:
             seconds_left = max(started + seconds - time.monotonic(), 0.001)
             with pymongo.timeout(seconds_left):
@@ -151,6 +160,8 @@ class MongoService:
         except PyMongoError as error:
             raise translate(error) from error
         else:
+            if database is self._database:
+                self._idle_sessions.append(session)
             found = reply_documents(bytes(reply.raw))
         return found[0] if found else None
 
@@ -309,12 +320,15 @@ class MongoService:
     async def aclose(self) -> None:
         """Close all connections."""
         client, self._client, self._database = self._client, None, None
+        sessions, self._idle_sessions = self._idle_sessions, []
         self._collections.clear()
         if client is not None:
             # A hanging server must not hold up the close: the driver says goodbye to its sessions.
             with suppress(asyncio.TimeoutError, PyMongoError):
                 async with time_limit(_CLOSE_SECONDS):
                     with pymongo.timeout(_CLOSE_SECONDS):
+                        for session in sessions:
+                            await session.end_session()
                         await client.close()
 
 
