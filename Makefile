@@ -10,9 +10,11 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard src/fastpersist/hot/*.pyx)
 WORKERS ?= 2
 RESULTS := .benchmarks
+SANITIZED := build/sanitized
+HOT_TESTS := $(foreach kind,unit property,$(foreach family,bson codec id_cache keys,tests/$(kind)/test_$(family).py))
 BENCH_ARGS ?=
 
-.PHONY: demo test lint types bench gates clean up down
+.PHONY: demo test lint types bench gates sanitize clean up down
 
 demo: $(VENV)/.demo
 	$(BIN)/python tools/demo.py --strategy $(STRATEGY) $(ARGS) $(if $(CANDLES),--candles $(CANDLES))
@@ -38,6 +40,19 @@ bench: $(VENV)/.dev
 # The same with fewer rounds.
 gates:
 	$(MAKE) bench BENCH_ARGS=--short
+
+# The compiled modules under AddressSanitizer and UndefinedBehaviorSanitizer, in a tree of their own.
+sanitize: $(VENV)/.dev
+	rm -rf $(SANITIZED)
+	mkdir -p $(SANITIZED)
+	cp -r src/fastpersist $(SANITIZED)/
+	rm -f $(SANITIZED)/fastpersist/hot/*.so
+	FASTPERSIST_SANITIZE=1 $(BIN)/python setup.py -q build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)-temp
+	PYTHONPATH=$(SANITIZED) PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	  sh -c '$(BIN)/python -c "import fastpersist as f; assert \"$(SANITIZED)\" in f.__file__ and f.has_extensions()" && \
+	  $(BIN)/python -m pytest -q -p no:cacheprovider $(HOT_TESTS)'
 
 up: $(VENV)/.demo
 	$(BIN)/fastpersist up

@@ -14,7 +14,7 @@ from typing import Any
 
 import bson
 from bson import Binary, DatetimeMS, Decimal128, Int64, ObjectId, Regex
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastpersist.errors import CorruptDataError, InvalidDocumentError
@@ -84,12 +84,20 @@ def same(one: Any, other: Any) -> bool:
 
 @settings(max_examples=300)
 @given(DOCUMENTS)
+@example({"": None, "_id": None})
 def test_bytes_are_those_of_the_driver(document: dict[str, Any]) -> None:
-    expected = outcome(
-        lambda: bson.encode(normalise(document, "payload")[0], codec_options=_bson_py.OPTIONS)
-    )
-    for module in IMPLEMENTATIONS:
-        assert outcome(module.encode, document, "payload") == expected
+    def by_driver(path: str) -> bytes:
+        normal = normalise(document, path or "x")[0]
+        if not path:
+            return bson.encode(normal, codec_options=_bson_py.OPTIONS)
+        return bson.encode({"v": normal}, codec_options=_bson_py.OPTIONS)[7:-1]
+
+    for path in ("payload", ""):
+        expected = outcome(by_driver, path)
+        for module in IMPLEMENTATIONS:
+            found = outcome(module.encode, document, path)
+            assert found == expected if path else type(found) is type(expected)
+            assert isinstance(found, tuple) or found == expected
 
 
 @settings(max_examples=300)

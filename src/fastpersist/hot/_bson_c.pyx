@@ -91,14 +91,18 @@ cdef struct Buffer:
 
 def encode(document, str path not None=""):
     cdef Buffer buffer
+    try:
+        fields = document if type(document) is dict else plain_dict(document)
+    except Refusal as refusal:
+        raise refusal.as_error(path) from None
+    if not path and "_id" in fields:
+        fields = {"_id": fields["_id"], **fields}
     buffer.size, buffer.capacity = 0, FIRST_CAPACITY
     buffer.data = <char *>PyMem_Malloc(FIRST_CAPACITY)
     if buffer.data == NULL:
         raise MemoryError()
     try:
-        _write_dict(
-            &buffer, document if type(document) is dict else plain_dict(document), 0 if path else -1
-        )
+        _write_dict(&buffer, <dict>fields, 0 if path else -1)
         return PyBytes_FromStringAndSize(buffer.data, buffer.size)
     except Refusal as refusal:
         raise refusal.as_error(path) from None

@@ -51,14 +51,18 @@ def encode(document: Mapping[str, Any], path: str = "") -> bytes:
     exact types of the layout: int as int32 or int64 by size, float as double.
 
     Args:
-        document: A payload; with an empty `path` the mapping that holds payloads as its fields,
-            which does not count as a container of them.
+        document: A payload; with an empty `path` the whole document that holds payloads as its
+            fields, which does not count as a container of them and begins with its ``_id``.
         path: What errors call the document.
 
     Raises:
         InvalidDocumentError: Something inside cannot be stored; it names the place below `path`.
     """
-    return bson.encode(normalise_document(document, path), codec_options=OPTIONS)
+    normal = normalise_document(document, path)
+    if not path:
+        return bson.encode(normal, codec_options=OPTIONS)
+    # The driver moves _id to the front, but only in the outermost document.
+    return bson.encode({"v": normal}, codec_options=OPTIONS)[7:-1]
 
 
 def decode(
