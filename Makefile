@@ -11,7 +11,7 @@ SOURCES := pyproject.toml setup.py $(wildcard src/fastpersist/hot/*.pyx)
 WORKERS ?= 2
 RESULTS := .benchmarks
 SANITIZED := build/sanitized
-HOT_TESTS := $(foreach kind,unit property,$(foreach family,bson codec id_cache keys,tests/$(kind)/test_$(family).py))
+HOT_TESTS := $(wildcard $(foreach kind,unit property,$(foreach family,bson codec columns id_cache keys,tests/$(kind)/test_$(family).py)))
 BENCH_ARGS ?=
 
 .PHONY: demo test lint types bench gates sanitize clean up down

@@ -16,7 +16,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CCompilerError, CompileError, ExecError, PlatformError
 
-FAMILIES = ("keys", "idcache", "codec", "bson")
+FAMILIES = ("keys", "idcache", "codec", "bson", "columns")
 
 
 def is_on(switch: str) -> bool:

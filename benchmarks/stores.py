@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
@@ -10,62 +11,29 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow
 from bson import ObjectId
-from pymongo import AsyncMongoClient, ReturnDocument, UpdateOne
+from pymongo import AsyncMongoClient, MongoClient, ReturnDocument, UpdateOne
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.write_concern import WriteConcern
 from redis.asyncio import Redis
 
 import fastpersist
+from data import FIELDS, START, STEP, WINDOW, candles, signal
 from fastpersist.local import LocalServers
 from measure import Case, Result, measured
+
+with warnings.catch_warnings():
+    # It is built for an older PyArrow than the newest, which works all the same.
+    warnings.simplefilter("ignore", RuntimeWarning)
+    from pymongoarrow.api import Schema, find_arrow_all
 
 __all__ = ["compare_stores"]
 
 SIGNALS = 64
 CONCURRENT = 64
-WINDOW = 1_440
-STEP = 60_000
-START = 1_600_000_020_000
+LONG_WINDOW = 200_000
 CONTEXT = ("strategyName", "exchangeName")
-
-
-def signal(number: int) -> Any:
-    """Return a signal row of about 270 bytes."""
-    return {
-        "id": f"0c1f4f1e-7d6c-4c57-9d1b-{number:012d}",
-        "symbol": f"SYM{number:03d}USDT",
-        "strategyName": "ema_cross",
-        "exchangeName": "binance",
-        "frameName": "2025",
-        "position": "long",
-        "note": "",
-        "priceOpen": 42_000.5,
-        "priceTakeProfit": 43_000.25,
-        "priceStopLoss": 41_000.75,
-        "minuteEstimatedTime": 120,
-        "cost": 100.0,
-        "multiplier": 1,
-        "isolated": True,
-        "scheduledAt": START,
-        "pendingAt": START,
-        "_isScheduled": False,
-    }
-
-
-def candles() -> list[Any]:
-    """Return the candles of one window."""
-    return [
-        {
-            "timestamp": START + index * STEP,
-            "open": 100.0 + index,
-            "high": 101.5 + index,
-            "low": 99.25 + index,
-            "close": 100.75 + index,
-            "volume": 12.5,
-        }
-        for index in range(WINDOW)
-    ]
 
 
 class Plain:
@@ -131,6 +99,27 @@ class Plain:
             for row in self._documents(symbol)
         ]
         await self.candles.bulk_write(updates, ordered=False)
+
+    @property
+    def _long_window(self) -> dict[str, Any]:
+        span = {"timestamp": {"$gte": START, "$lt": START + LONG_WINDOW * STEP}}
+        return {"symbol": "LONG", "interval": "1m", "exchangeName": "binance", **span}
+
+    async def drain_candles(self) -> None:
+        """Receive a long window and look at nothing of it."""
+        fields = {"_id": 0, **dict.fromkeys(FIELDS, 1)}
+        cursor: Any = self.candles.find_raw_batches(
+            self._long_window, fields, sort=[("timestamp", 1)]
+        )
+        assert sum([len(batch) async for batch in cursor]) > LONG_WINDOW * 50
+
+    def read_arrow(self, collection: Any) -> None:
+        """Read a long window with pymongoarrow."""
+        schema = Schema({"timestamp": pyarrow.int64(), **dict.fromkeys(FIELDS[1:], float)})
+        table = find_arrow_all(
+            collection, self._long_window, schema=schema, sort=[("timestamp", 1)]
+        )
+        assert table.num_rows == LONG_WINDOW
 
     async def read_candles(self, symbol: str) -> None:
         """Read a window with one range query."""
@@ -239,4 +228,33 @@ async def compare_stores(rounds: int) -> list[Result]:
                 Case("adapter", read_candles),
             ],
         )
+        results += await _compare_frames(store, plain, max(5, rounds // 2))
         return results
+
+
+async def _compare_frames(store: fastpersist.Store, plain: Plain, rounds: int) -> list[Result]:
+    context = ("LONG", "1m", "binance")
+    for first in range(0, LONG_WINDOW, 20_000):
+        await store.candle.write_candles_data(*context, candles(first, 20_000))
+
+    async def read_frame(_: int) -> None:
+        end = START + LONG_WINDOW * STEP
+        frame = await store.candle.read_candles_frame(*context, START, end)
+        assert frame.is_complete
+
+    with MongoClient[dict[str, Any]](store.container.settings.mongo_url) as client:
+        collection = client.get_default_database()[plain.candles.name]
+
+        async def read_arrow(_: int) -> None:
+            plain.read_arrow(collection)
+
+        return await measured(
+            f"candle of a window of {LONG_WINDOW:,}, as a frame",
+            LONG_WINDOW,
+            rounds,
+            [
+                Case("plain find_raw_batches, unread", lambda _: plain.drain_candles()),
+                Case("pymongoarrow find_arrow_all", read_arrow),
+                Case("adapter", read_frame),
+            ],
+        )

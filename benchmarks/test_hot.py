@@ -7,20 +7,23 @@ from collections.abc import Callable
 from typing import Any
 
 import bson
+import numpy as np
 import orjson
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from data import FIELDS, candles, signal
 from fastpersist.domains import SIGNAL
 from fastpersist.hot import (
     _bson_c,  # type: ignore[attr-defined]  # compiled: mypy sees no .so, the twin has its types
     _bson_py,
+    _columns_c,  # type: ignore[attr-defined]  # compiled: as above
+    _columns_py,
     _idcache_c,  # type: ignore[attr-defined]  # compiled: as above
     _idcache_py,
     _keys_c,  # type: ignore[attr-defined]  # compiled: as above
     _keys_py,
 )
-from stores import signal
 
 BOTH = ("compiled", "twin")
 CONTEXT = ("SYM001USDT", "ema_cross", "binance")
@@ -96,6 +99,29 @@ def test_id_cache_put(benchmark: BenchmarkFixture, kind: str) -> None:
 
     benchmark(put_all)
     assert cache.get(KEYS[-1]) == ID
+
+
+def batches() -> list[bytes]:
+    """Return 20,000 candles as a cursor gives them."""
+    stored = b"".join(bson.encode(row) for row in candles(0, 20_000))
+    return [stored]
+
+
+def columns_by_driver(raw: list[bytes]) -> Any:
+    """Return columns as one writes it with the driver and NumPy."""
+    rows = [row for batch in raw for row in bson.decode_all(batch)]
+    return [np.array([row[name] for row in rows]) for name in FIELDS]
+
+
+@pytest.mark.benchmark(group="columns of 20,000 candles")
+@pytest.mark.parametrize("kind", [*BOTH, "bson.decode_all + numpy"])
+def test_columns(benchmark: BenchmarkFixture, kind: str) -> None:
+    readers: dict[str, Callable[[list[bytes]], Any]] = {
+        "compiled": _columns_c.columns_from_batches,
+        "twin": _columns_py.columns_from_batches,
+        "bson.decode_all + numpy": columns_by_driver,
+    }
+    assert benchmark(readers[kind], batches()) is not None
 
 
 @pytest.mark.benchmark(group="encode a signal")

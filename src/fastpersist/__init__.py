@@ -23,6 +23,7 @@ from .errors import (
     StoreError,
     StoreUnavailableError,
 )
+from .frames import CandleFrame
 from .hot import has_extensions
 from .hot.codec import register_type
 from .own_domains import EntryDomain, ListDomain, ValueDomain
@@ -51,6 +52,7 @@ from .store import open_store as open
 from .times import current_simulated_time, simulated_time
 
 __all__ = [
+    "CandleFrame",
     "ClosedError",
     "ConfigurationError",
     "CorruptDataError",

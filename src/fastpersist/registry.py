@@ -66,6 +66,7 @@ from .contracts import (
     StorageSignalRow,
 )
 from .errors import InvalidArgumentError
+from .frames import CandleFrame
 from .times import When
 
 __all__ = [
@@ -106,6 +107,8 @@ __all__ = [
 
 InstanceT = TypeVar("InstanceT", bound=PersistInstance)
 
+# Not in the Node contract, so adapters written for it lack it.
+_OPTIONAL_METHODS = frozenset({"read_candles_frame"})
 _METHOD_PREFIXES = ("read_", "write_", "remove_", "list_", "has_")
 _FILES = FilesBackend()
 _DUMMY = DummyBackend()
@@ -123,11 +126,12 @@ class Registry(Generic[InstanceT]):
 
     @property
     def methods(self) -> frozenset[str]:
-        """Names of the methods that an adapter of this domain has."""
+        """Names of the methods that an adapter of this domain has to have."""
         return frozenset(
             name
             for name in dir(self._instance_class)
-            if name.startswith(_METHOD_PREFIXES) or name == "wait_for_init"
+            if (name.startswith(_METHOD_PREFIXES) and name not in _OPTIONAL_METHODS)
+            or name == "wait_for_init"
         )
 
     def use_backend(self, backend: Backend) -> None:
@@ -232,6 +236,32 @@ class CandleRegistry(Registry[PersistCandleInstance]):
         """Return exactly the candles ``since + i * step`` for i below `limit`, or None."""
         instance = await self._ready(symbol, interval, exchange_name)
         return await instance.read_candles_data(limit, since_timestamp, until_timestamp)
+
+    async def read_candles_frame(
+        self, symbol: str, interval: str, exchange_name: str, start: When, end: When
+    ) -> CandleFrame:
+        """Return the stored candles from `start` to before `end` as columns, complete or not.
+
+        The frame tells how many are missing. In a simulation it ends with the last candle that has
+        closed.
+
+        Args:
+            symbol, interval, exchange_name: The context.
+            start: First opening time, an aware datetime or ms.
+            end: The moment before which the last candle opens.
+
+        Raises:
+            InvalidArgumentError: An argument is wrong, or an adapter of one's own offers no frames.
+            LookAheadError: It has candles that have not closed yet (policy ``raise``).
+        """
+        instance = await self._ready(symbol, interval, exchange_name)
+        read = getattr(instance, "read_candles_frame", None)
+        if read is None:
+            raise InvalidArgumentError(
+                "adapter", f"{type(instance).__name__} has no read_candles_frame"
+            )
+        frame: CandleFrame = await read(start, end)
+        return frame
 
     async def write_candles_data(
         self, symbol: str, interval: str, exchange_name: str, candles: Sequence[Candle]

@@ -60,6 +60,7 @@ ADAPTERS = [
     ("PersistSessionAdapter", "use_persist_session_adapter"),
 ]
 PUBLIC = [
+    "CandleFrame",
     "ClosedError",
     "ConfigurationError",
     "CorruptDataError",

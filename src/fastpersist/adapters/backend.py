@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from ..contracts import Candle
 from ..domains import Domain
+from ..hot.columns import CandleColumns
 from ..times import LookAheadPolicy
 
 __all__ = ["Backend", "Key"]
@@ -78,6 +79,11 @@ class Backend(Protocol):
         self, domain: Domain, context: Key, since: int, step: int, limit: int
     ) -> list[Candle] | None:
         """Return the candles ``since + i * step`` for i below `limit`, None if one is missing."""
+
+    async def read_columns(
+        self, domain: Domain, context: Key, start: int, end: int
+    ) -> CandleColumns:
+        """Return the stored candles from `start` to before `end`, by time, as columns."""
 
     async def write_candles(self, domain: Domain, context: Key, candles: Sequence[Candle]) -> None:
         """Store candles that have closed; stored ones stay as they are."""

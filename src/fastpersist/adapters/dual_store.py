@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..contracts import Candle
 from ..domains import Domain
+from ..hot.columns import CandleColumns
 from ..services.db import stored_moment
 from ..times import LookAheadPolicy, is_visible
 from .backend import Key
@@ -100,6 +101,12 @@ class DualStoreBackend:
             context, since, step, limit
         )
         return found
+
+    async def read_columns(
+        self, domain: Domain, context: Key, start: int, end: int
+    ) -> CandleColumns:
+        columns: CandleColumns = await self._container.db(domain).find_columns(context, start, end)
+        return columns
 
     async def write_candles(self, domain: Domain, context: Key, candles: Sequence[Candle]) -> None:
         await self._container.db(domain).insert_candles(context, candles)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..contracts import Candle
 from ..domains import Domain
+from ..hot.columns import CandleColumns, columns_from_rows
 from ..times import LookAheadPolicy
 from .backend import Key
 
@@ -68,6 +69,11 @@ class DummyBackend:
         self, domain: Domain, context: Key, since: int, step: int, limit: int
     ) -> list[Candle] | None:
         return [] if limit == 0 else None
+
+    async def read_columns(
+        self, domain: Domain, context: Key, start: int, end: int
+    ) -> CandleColumns:
+        return columns_from_rows([])
 
     async def write_candles(self, domain: Domain, context: Key, candles: Sequence[Candle]) -> None:
         pass

@@ -28,6 +28,7 @@ from typing import Any, Final
 from ..contracts import Candle
 from ..domains import DOMAINS, Domain, Field, Shape
 from ..errors import CorruptDataError, InvalidArgumentError, StoreError
+from ..hot.columns import CandleColumns, columns_from_rows
 from ..hot.keys import KeyTemplate
 from ..times import LookAheadPolicy, is_visible, to_ms
 from .backend import Key
@@ -268,6 +269,25 @@ class FilesBackend:
                     return None
                 window.append(candle)
             return window
+
+        return await asyncio.to_thread(read)
+
+    async def read_columns(
+        self, domain: Domain, context: Key, start: int, end: int
+    ) -> CandleColumns:
+        """Return the stored candles from `start` to before `end`, by time, as columns."""
+        layout = _layout(domain)
+        directory = self._absolute(os.path.dirname(layout.file((*context, start))))
+
+        def read() -> CandleColumns:
+            names = _names(directory)
+            moments = sorted(int(name) for name in names if name.isascii() and name.isdecimal())
+            found = (
+                _load_candle(os.path.join(directory, f"{moment}{_SUFFIX}"), moment)
+                for moment in moments
+                if start <= moment < end
+            )
+            return columns_from_rows([candle for candle in found if candle is not None])
 
         return await asyncio.to_thread(read)
 

@@ -47,6 +47,7 @@ from ..domains import (
     Domain,
 )
 from ..errors import InvalidArgumentError
+from ..frames import CandleFrame
 from ..hot.keys import KeyTemplate
 from ..payloads import (
     checked_candles,
@@ -238,6 +239,27 @@ class CandleInstance(Instance):
         return await self._backend.read_candles(
             self._domain, self._context, since_timestamp, self._step, limit
         )
+
+    async def read_candles_frame(self, start: When, end: When) -> CandleFrame:
+        """Return the stored candles from `start` to before `end` as a frame, complete or not.
+
+        In a simulation the frame ends with the last candle that has closed (policy ``hide``).
+
+        Raises:
+            InvalidArgumentError: `start` or `end` is no moment, or `end` lies before `start`.
+            LookAheadError: The frame has candles that have not closed yet (policy ``raise``).
+        """
+        first, last = to_ms(start, "start"), to_ms(end, "end")
+        if last < first:
+            raise InvalidArgumentError("end", f"{last} lies before the start {first}")
+        simulated = current_simulated_time()
+        last_close = -(-last // self._step) * self._step
+        if not is_visible("candle", last_close, simulated, self._backend.look_ahead):
+            assert simulated is not None  # outside of a simulation all is visible
+            last = max(first, simulated // self._step * self._step)
+        columns = await self._backend.read_columns(self._domain, self._context, first, last)
+        symbol, interval, exchange_name = self._context
+        return CandleFrame(symbol, interval, exchange_name, columns, first, last)
 
     async def write_candles_data(self, candles: Sequence[Candle]) -> None:
         """Store closed candles; one that is already stored keeps its first figures."""

@@ -14,6 +14,7 @@ from ..errors import FastPersistError
 from ..local import down as stop_servers
 from ..local import up as start_servers
 from ..settings import Settings
+from .candles import ExportOptions, export_candles, parse_moment
 from .run import RunOptions, run
 
 __all__ = ["run_app"]
@@ -95,6 +96,43 @@ def run_command(
         settings={"mongo_url": mongo_url, "redis_url": redis_url, "local_folder": folder},
     )
     return asyncio.run(run(options, console))
+
+
+@app.command("candles")
+@click.argument("symbol")
+@click.argument("interval")
+@click.argument("exchange")
+@click.option("--start", required=True, help="First opening time: ISO text (UTC) or ms.")
+@click.option("--end", required=True, help="The moment before which the last candle opens.")
+@click.option("--output", type=FILE, help="A .csv, .parquet or .arrow file; CSV is printed else.")
+@click.option("--files", type=FILE, help="Read the file family below this folder.")
+@click.option("--mongo-url", help="MongoDB; a local server by default.")
+@click.option("--redis-url", help="Redis; a local server by default.")
+@folder_option
+def candles_command(
+    symbol: str,
+    interval: str,
+    exchange: str,
+    start: str,
+    end: str,
+    output: Path | None,
+    files: Path | None,
+    mongo_url: str | None,
+    redis_url: str | None,
+    folder: Path,
+) -> int:
+    """Export the stored candles of SYMBOL, INTERVAL and EXCHANGE; gaps stay gaps."""
+    options = ExportOptions(
+        symbol=symbol,
+        interval=interval,
+        exchange_name=exchange,
+        start=parse_moment("start", start),
+        end=parse_moment("end", end),
+        output=output,
+        files=files,
+        settings={"mongo_url": mongo_url, "redis_url": redis_url, "local_folder": folder},
+    )
+    return asyncio.run(export_candles(options, errors))
 
 
 @app.command("up")

@@ -1,4 +1,4 @@
-"""The compiled core: keys, id cache, codec and BSON, each beside a twin in pure Python.
+"""The compiled core: keys, id cache, codec, BSON and columns, each beside a pure-Python twin.
 
 No I/O and no asyncio in here. The twins are the specification; ``FASTPERSIST_PURE=1`` forces them.
 """

@@ -9,7 +9,7 @@ from types import ModuleType
 
 __all__ = ["choose", "has_extensions"]
 
-FAMILIES = ("keys", "idcache", "codec", "bson")
+FAMILIES = ("keys", "idcache", "codec", "bson", "columns")
 
 _is_compiled: dict[str, bool] = {}
 _has_warned = False

@@ -27,6 +27,7 @@ from ..domains import Domain, Shape
 from ..errors import InvalidDocumentError, StoreError
 from ..hot.bson import decode, encode
 from ..hot.codec import MAX_SIZE
+from ..hot.columns import CandleColumns, columns_from_batches
 from ..times import to_datetime
 from .base_crud import UPSERT_ATTEMPTS, BaseCRUD, upsert_of, utc_now
 from .cache import IdCacheService
@@ -599,6 +600,15 @@ class CandleDbService(DbService):
                 return None
             window.extend(candles)
         return window
+
+    async def find_columns(self, context: Key, start: int, end: int) -> CandleColumns:
+        """Return the candles from `start` to before `end`, by time, as columns."""
+        self._cache.key((*context, start))
+        query = {**self._filter(context), "timestamp": {"$gte": start, "$lt": end}}
+        batches = self._mongo.raw_batches(
+            self._collection_name, query, _CANDLE_FIELDS, [("timestamp", 1)]
+        )
+        return columns_from_batches([batch async for batch in batches])
 
     async def _find_part(
         self, context: Key, since: int, step: int, count: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final
@@ -189,6 +189,27 @@ class MongoService:
                 async for batch in cursor:
                     documents += split(batch)
         return documents
+
+    async def raw_batches(
+        self,
+        collection: str,
+        query: Mapping[str, Any],
+        projection: Mapping[str, Any],
+        sort: Sequence[tuple[str, int]],
+    ) -> AsyncIterator[bytes]:
+        """Yield the batches of a query as the server sends them, each within its own deadline.
+
+        Raises:
+            StoreUnavailableError: MongoDB did not answer within the operation's deadline.
+        """
+        cursor: Any = self.collection(collection).find_raw_batches(query, projection, sort=sort)
+        async with cursor:
+            while True:
+                with self.operation():
+                    batch = await anext(cursor, None)
+                if batch is None:
+                    return
+                yield batch
 
     async def connect(self, url: str) -> None:
         """Connect to `url` and wait until a primary answers.

@@ -1,0 +1,139 @@
+"""The `candles` command: stored candles as CSV, Parquet or Arrow."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from rich.console import Console
+
+from ..adapters.files import FilesBackend
+from ..errors import InvalidArgumentError
+from ..frames import CandleFrame
+from ..registry import Registries
+from ..settings import SettingsArguments
+from ..store import open_store
+from ..times import to_ms
+
+__all__ = ["ExportOptions", "export_candles", "parse_moment"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What the command was asked for."""
+
+    symbol: str
+    interval: str
+    exchange_name: str
+    start: int
+    end: int
+    output: Path | None
+    files: Path | None
+    settings: SettingsArguments
+
+
+def parse_moment(name: str, text: str) -> int:
+    """Return a time as ms: a whole number of ms, or ISO text, UTC unless it names a zone.
+
+    Raises:
+        InvalidArgumentError: It is neither.
+    """
+    if text.isascii() and text.isdecimal() and len(text) > 8:
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        raise InvalidArgumentError(
+            name, f"not a time: {text!r:.60}", hint="for example 2025-01-31 or 2025-01-31T12:00Z"
+        ) from None
+    return to_ms(moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc), name)
+
+
+async def export_candles(options: ExportOptions, errors: Console) -> int:
+    """Write the stored candles and say on `errors` how many there are; return the exit code.
+
+    Raises:
+        InvalidArgumentError: The output's kind is unknown, or an argument is wrong.
+        ConfigurationError: A package that the output's kind needs is missing.
+    """
+    write = _writer(options.output)
+    if options.files is not None:
+        registries = Registries()
+        registries.use_backend(FilesBackend(options.files))
+        frame = await _frame(registries, options)
+    else:
+        async with open_store(**options.settings) as store:
+            frame = await _frame(store, options)
+    write(frame)
+    errors.print(
+        f"{len(frame):,} candles of {options.symbol} {options.interval} {options.exchange_name}, "
+        f"{frame.missing:,} missing",
+        highlight=False,
+        markup=False,
+    )
+    return 0
+
+
+async def _frame(registries: Registries, options: ExportOptions) -> CandleFrame:
+    return await registries.candle.read_candles_frame(
+        options.symbol, options.interval, options.exchange_name, options.start, options.end
+    )
+
+
+def _writer(output: Path | None) -> Callable[[CandleFrame], None]:
+    if output is None:
+        return lambda frame: _write_csv(frame, sys.stdout)
+    kinds: Final[dict[str, Callable[[CandleFrame, Path], None]]] = {
+        ".csv": _save_csv,
+        ".parquet": _save_parquet,
+        ".arrow": _save_arrow,
+    }
+    save = kinds.get(output.suffix)
+    if save is None:
+        raise InvalidArgumentError("output", f"must end in {', '.join(kinds)}, got {output.name!r}")
+    return lambda frame: save(frame, output)
+
+
+def _write_csv(frame: CandleFrame, file: TextIO) -> None:
+    rows = csv.writer(file, lineterminator="\n")
+    rows.writerow(("timestamp", "open", "high", "low", "close", "volume"))
+    columns = (frame.timestamp, frame.open, frame.high, frame.low, frame.close, frame.volume)
+    rows.writerows(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def _save_csv(frame: CandleFrame, path: Path) -> None:
+    with _unfinished(path) as unfinished, unfinished.open("w", newline="") as file:
+        _write_csv(frame, file)
+
+
+def _save_parquet(frame: CandleFrame, path: Path) -> None:
+    table = frame.to_arrow()
+    with _unfinished(path) as unfinished:
+        import_module("pyarrow.parquet").write_table(table, unfinished)
+
+
+def _save_arrow(frame: CandleFrame, path: Path) -> None:
+    table: Any = frame.to_arrow()
+    new_file = import_module("pyarrow.ipc").new_file
+    with _unfinished(path) as unfinished, new_file(str(unfinished), table.schema) as file:
+        file.write_table(table)
+
+
+@contextmanager
+def _unfinished(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` that takes its place when the block has succeeded."""
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    except OSError as error:
+        raise InvalidArgumentError("output", f"{path}: {error.strerror or error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
