@@ -43,6 +43,7 @@ class SettingsArguments(TypedDict, total=False):
     look_ahead: LookAheadPolicy | None
     whole_doubles_to_int: bool | None
     id_cache_entries: int | None
+    candle_ids: bool | None
     local_folder: str | Path | None
 
 
@@ -75,6 +76,8 @@ class Settings:
         whole_doubles_to_int: Whether whole doubles beyond 32 bits are read as int, for payloads
             written by the Node runner.
         id_cache_entries: Most ids kept in this process.
+        candle_ids: Whether the ids of candles go to Redis, where only the Node runner looks for
+            them: one key for each candle, 4.7 million for a year of nine symbols.
         local_folder: Where local servers keep their data.
     """
 
@@ -90,6 +93,7 @@ class Settings:
     look_ahead: LookAheadPolicy = "hide"
     whole_doubles_to_int: bool = False
     id_cache_entries: int = 1_000_000
+    candle_ids: bool = True
     local_folder: Path = Path(".fastpersist")
 
     def __post_init__(self) -> None:
@@ -123,8 +127,9 @@ class Settings:
             raise ConfigurationError("write_concern", "must be at least 1, or name a tag")
         if not isinstance(self.journal, (bool, type(None))):
             raise ConfigurationError("journal", "must be a bool or None")
-        if not isinstance(self.whole_doubles_to_int, bool):
-            raise ConfigurationError("whole_doubles_to_int", "must be a bool")
+        for name in ("whole_doubles_to_int", "candle_ids"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigurationError(name, "must be a bool")
         if self.look_ahead not in get_args(LookAheadPolicy):
             known = ", ".join(get_args(LookAheadPolicy))
             raise ConfigurationError("look_ahead", f"must be one of {known}")
@@ -313,6 +318,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "journal": _parse_bool,
     "whole_doubles_to_int": _parse_bool,
     "id_cache_entries": int,
+    "candle_ids": _parse_bool,
     "local_folder": Path,
 }
 

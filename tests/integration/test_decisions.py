@@ -419,3 +419,15 @@ async def test_partial_and_breakeven_store_their_moment(store: Store) -> None:
 async def test_int64_of_the_driver_stays_int64(store: Store, database: Database) -> None:
     await store.state.write_state_data("s", "b", {"data": Int64(5)}, WHEN)
     assert await database["state-items"].count_documents({"payload.data": {"$type": "long"}}) == 1
+
+
+async def test_candle_ids_stay_out_of_redis_on_request(place: Place, redis: Redis) -> None:
+    rows = candles(2)
+    async with place.open(candle_ids=False) as store:
+        await store.candle.write_candles_data("BTCUSDT", "1m", "binance", rows)
+        await store.signal.write_signal_data("BTCUSDT", "s", "binance", {"id": "x"})
+        first = rows[0]["timestamp"]
+        found = await store.candle.read_candles_data("BTCUSDT", "1m", "binance", 2, first)
+    assert found == rows
+    keys = await redis.keys(f"{place.name}:*")
+    assert keys == [f"{place.name}:signal_cache:binance:s:BTCUSDT".encode()]

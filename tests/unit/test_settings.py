@@ -138,6 +138,7 @@ def test_the_url_of_the_nodes_redis_variables(
         ("whole_doubles_to_int", " yes ", True),
         ("whole_doubles_to_int", "0", False),
         ("id_cache_entries", "0", 0),
+        ("candle_ids", "off", False),
         ("local_folder", "data/own", Path("data/own")),
     ],
 )
@@ -241,6 +242,7 @@ WRONG_KEYWORDS: list[tuple[str, Any]] = [
     ("id_cache_entries", True),
     ("id_cache_entries", 1.0),
     ("id_cache_entries", "1"),
+    ("candle_ids", 1),
     ("write_concern", 0),
     ("write_concern", -1),
     ("write_concern", True),

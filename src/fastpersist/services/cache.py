@@ -28,7 +28,8 @@ class IdCacheService(BaseMap):
 
     It is only ever a hint: what Redis says is checked against the document by the db service, and
     a Redis that fails costs a slower read. Candle ids live in Redis alone, for the Node runner:
-    windows are read by range, so keeping them here would only push out ids that are used.
+    windows are read by range, so keeping them here would only push out ids that are used. Without
+    `stores_ids` nothing is put into Redis.
     """
 
     def __init__(
@@ -38,11 +39,14 @@ class IdCacheService(BaseMap):
         logger: LoggerService,
         ids: IdCache,
         prefix: str = "",
+        *,
+        stores_ids: bool = True,
     ) -> None:
         super().__init__(redis, prefix + domain.namespace, NO_TTL)
         self._template = KeyTemplate(domain.namespace, domain.key_parts, domain.key_order, prefix)
         self._logger = logger
         self._ids = ids
+        self._stores_ids = stores_ids
         self._keeps_ids = domain.shape is not Shape.CANDLE
 
     def key(self, values: tuple[Any, ...]) -> bytes:
@@ -93,10 +97,12 @@ class IdCacheService(BaseMap):
             self._logger.debug("redis: an id was not cached", reason=str(error))
 
     async def remember_many(self, ids: Mapping[bytes, ObjectId]) -> None:
-        """Put several ids, in pipelines."""
+        """Put several ids, a thousand in a round trip."""
         if self._keeps_ids:
             for key, document_id in ids.items():
                 self._ids.put(key, document_id.binary)
+        if not self._stores_ids:
+            return
         items = list(ids.items())
         try:
             for start in range(0, len(items), _BATCH):

@@ -29,6 +29,7 @@ from ..domains import (
     STATE,
     STORAGE,
     Domain,
+    Shape,
 )
 from ..errors import (
     ClosedError,
@@ -326,6 +327,7 @@ class Container:
             self.logger_service,
             self.ids,
             self.settings.redis_prefix,
+            stores_ids=domain.shape is not Shape.CANDLE or self.settings.candle_ids,
         )
 
     def _make_db(
