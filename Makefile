@@ -13,8 +13,9 @@ RESULTS := .benchmarks
 SANITIZED := build/sanitized
 HOT_TESTS := $(wildcard $(foreach kind,unit property,$(foreach family,bson codec columns id_cache keys,tests/$(kind)/test_$(family).py)))
 BENCH_ARGS ?=
+FUZZ_SECONDS ?= 60
 
-.PHONY: demo test lint types bench gates sanitize clean up down
+.PHONY: demo test lint types bench gates sanitize fuzz clean up down
 
 demo: $(VENV)/.demo
 	$(BIN)/python tools/demo.py --strategy $(STRATEGY) $(ARGS) $(if $(CANDLES),--candles $(CANDLES))
@@ -53,6 +54,14 @@ sanitize: $(VENV)/.dev
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  sh -c '$(BIN)/python -c "import fastpersist as f; assert \"$(SANITIZED)\" in f.__file__ and f.has_extensions()" && \
 	  $(BIN)/python -m pytest -q -p no:cacheprovider $(HOT_TESTS)'
+
+# Coverage-guided: the twins lead, the compiled modules have to agree.
+fuzz: $(VENV)/.dev
+	mkdir -p build/fuzz
+	set -e; for target in decode encode columns keys; do \
+	  $(BIN)/python tests/fuzz/fuzz.py $$target -max_total_time=$(FUZZ_SECONDS) -max_len=600 \
+	    -verbosity=0 -print_final_stats=1 -artifact_prefix=build/fuzz/; \
+	done
 
 up: $(VENV)/.demo
 	$(BIN)/fastpersist up

@@ -192,6 +192,11 @@ def test_whole_doubles_become_int_on_request(module: Any) -> None:
     assert type(module.decode(data)["a"]) is float
 
 
+def test_dates_are_in_the_time_zone_of_the_standard_library(module: Any) -> None:
+    found = module.decode(module.encode({"a": datetime(2025, 1, 2, 3, 4, 5, 678_000)}))["a"]
+    assert found.tzinfo is timezone.utc
+
+
 def test_int64_is_read_as_int(module: Any) -> None:
     found = module.decode(bson.encode({"a": Int64(5), "b": [Int64(6)], "c": {"d": Int64(7)}}))
     assert {type(found["a"]), type(found["b"][0]), type(found["c"]["d"])} == {int}
@@ -235,6 +240,7 @@ def test_values_become_what_they_hold(module: Any, value: Any, stored: Any) -> N
         ({"a b": {1: 2}}, "['a b']"),
         ({"a": {"x\0y": 1}}, "a"),
         ({"a": ["\ud800"]}, "a[0]"),
+        ({"a": {"\ud800\0": 1}}, "a"),
         ({"a": {"\ud800": 1}}, r"a['\ud800']"),
         ({"a": 2**63}, "a"),
         ({"a": Decimal("1e9999")}, "a"),

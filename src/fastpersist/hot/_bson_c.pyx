@@ -144,9 +144,10 @@ cdef int _write_dict(Buffer *buffer, dict value, Py_ssize_t depth) except -1:
     cdef Py_ssize_t start = buffer.size
     cdef Py_ssize_t length = 0
     cdef Py_ssize_t count = 0
-    cdef const char *text
+    cdef const char *text = NULL
     cdef str name = None
     cdef bint has_other_keys = False
+    cdef bint holds_nul = False
     if depth >= DEEPEST:
         check_depth(depth)
     _reserve(buffer, 4)
@@ -159,8 +160,14 @@ cdef int _write_dict(Buffer *buffer, dict value, Py_ssize_t depth) except -1:
             else:
                 name = key_text(key)
                 has_other_keys = True
-            text = _utf8(name, &length)
-            if memchr(text, 0, length) != NULL:
+            try:
+                text = PyUnicode_AsUTF8AndSize(name, &length)
+                holds_nul = memchr(text, 0, length) != NULL
+            except UnicodeEncodeError:
+                holds_nul = "\0" in name
+                if not holds_nul:
+                    utf8_length(name)
+            if holds_nul:
                 word, name = name, None
                 raise Refusal(f"the key {word!r:.80} holds a NUL character")
             _write(buffer, text, length, item, depth + 1)

@@ -7,6 +7,7 @@ here: which values are taken, and that malformed bytes are refused strictly.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from datetime import timezone
 from struct import Struct
 from typing import Any, Final, NoReturn
 
@@ -21,7 +22,10 @@ from ._codec_py import normalise_document, references_to_dicts, whole_doubles_to
 __all__ = ["decode", "encode", "reply_documents", "split"]
 
 OPTIONS: Final = CodecOptions[dict[str, Any]](
-    tz_aware=True, uuid_representation=4, datetime_conversion=DatetimeConversion.DATETIME_AUTO
+    tz_aware=True,
+    tzinfo=timezone.utc,
+    uuid_representation=4,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
 )
 MAX_NESTING: Final = 250
 """How many documents of others may stand inside each other; the server stores no deeper ones."""

@@ -68,7 +68,7 @@ class Refusal(Exception):  # noqa: N818  # never leaves the codec
                 path += f".{step}" if path else step
             else:
                 path += f"[{step!r:.{_LONGEST_STEP}}]"
-        return InvalidDocumentError(path, str(self))
+        return InvalidDocumentError(path or "document", str(self))
 
 
 def normalise(value: object, path: str = "payload") -> tuple[Any, int]:
