@@ -34,8 +34,8 @@ class IdCache:
     is looked at. So keys that are never read again, as in a bulk import, only pass through
     `probation`, and the hot ones stay.
 
-    Safe with threads that share the GIL. An entry of the compiled module costs at most 64 bytes
-    beside its key; ``sys.getsizeof`` tells.
+    Safe with threads that share the GIL. An entry costs at most 64 bytes compiled and 150 to
+    200 in this twin, beside its key.
 
     Args:
         max_entries: Most entries; 0 caches nothing.
@@ -61,7 +61,7 @@ class IdCache:
         self._lock = RLock()
         self._hits = self._misses = self._evictions = 0
 
-    def get(self, key: bytes) -> bytes | None:
+    def get(self, key: bytes, /) -> bytes | None:
         """Return the id under `key`, or None."""
         check_bytes("key", key)
         with self._lock:
@@ -73,7 +73,7 @@ class IdCache:
                 self._used.add(key)
             return found
 
-    def put(self, key: bytes, document_id: bytes) -> None:
+    def put(self, key: bytes, document_id: bytes, /) -> None:
         """Put an id under `key`.
 
         Raises:
@@ -91,11 +91,11 @@ class IdCache:
                     queue[key] = document_id
                     self._used.add(key)
                     return
-            if len(self) >= self._max_entries:
+            while len(self) >= self._max_entries:
                 self._evict()
             self._probation[key] = document_id
 
-    def drop(self, key: bytes) -> bool:
+    def drop(self, key: bytes, /) -> bool:
         """Remove the entry under `key`; say whether there was one."""
         check_bytes("key", key)
         with self._lock:
