@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pymongo import MongoClient
+from pymongo import AsyncMongoClient, MongoClient
+from redis.asyncio import Redis
 
 from conftest import Place
 from fastpersist import Store
@@ -98,3 +99,32 @@ async def test_cancelling_calls_harms_no_other(store: Store) -> None:
                 assert isinstance(result, asyncio.CancelledError)
     for number in range(60):
         assert await write_and_read(number) == {"data": number}
+
+
+async def test_of_two_racing_importers_the_first_write_of_each_candle_stays(
+    place: Place,
+) -> None:
+    """Both import the same 5,000 candles with figures of their own, in opposite orders."""
+    count, start, step = 5_000, 1_735_689_600_000, 60_000
+
+    def candles(close: float) -> list[Any]:
+        figures = {"open": 1.5, "high": 9.0, "low": 1.0, "close": close, "volume": close}
+        return [{"timestamp": start + number * step, **figures} for number in range(count)]
+
+    async def run(store: Store, rows: list[Any]) -> None:
+        for first in range(0, count, 500):
+            await store.candle.write_candles_data("BTC", "1m", "x", rows[first : first + 500])
+
+    async with place.open() as one, place.open() as other:
+        await asyncio.gather(run(one, candles(2.0)), run(other, candles(3.0)[::-1]))
+        frame = await one.candle.read_candles_frame("BTC", "1m", "x", start, start + count * step)
+    assert frame.is_complete
+    closes = frame.close.tolist()
+    assert set(closes) == {2.0, 3.0}
+    assert closes == frame.volume.tolist()
+    async with AsyncMongoClient[dict[str, Any]](place.servers.mongo_url) as client:
+        stored = await client[place.name]["candle-items"].find().to_list()
+    assert len(stored) == count
+    keys = [f"{place.name}:candle_cache:x:BTC:1m:{row['timestamp']}" for row in stored]
+    async with Redis.from_url(place.servers.redis_url) as redis:
+        assert await redis.mget(keys) == [str(row["_id"]).encode() for row in stored]
