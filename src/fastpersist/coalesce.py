@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from typing import Final, Generic, TypeVar
 
 __all__ = ["Coalescer"]
@@ -43,7 +43,7 @@ class _Call(Generic[RequestT, ResultT]):
 
 
 class _Item(Generic[RequestT, ResultT]):
-    """Calls of one key that are one request of a batch: the last of them."""
+    """Calls of one key that are one request of a batch."""
 
     __slots__ = ("calls", "is_exclusive", "is_sent", "key", "size")
 
@@ -76,6 +76,8 @@ class Coalescer(Generic[RequestT, ResultT]):
             that is under way holds back later calls of it. With it, an exception among the
             outcomes of `together` makes each call of that key be performed anew by `alone`, in
             order, so that a bad request fails nobody else.
+        first_counts: Whether of several calls of one key the first request is performed, not the
+            last, as where what is stored stays.
         most_calls: Most requests of one batch.
         most_bytes: Most bytes of one batch, as the callers count them.
     """
@@ -86,12 +88,14 @@ class Coalescer(Generic[RequestT, ResultT]):
         together: Callable[[Sequence[RequestT]], Awaitable[Sequence[ResultT | Exception]]],
         *,
         ordered: bool = False,
+        first_counts: bool = False,
         most_calls: int = _MOST_CALLS,
         most_bytes: int = _MOST_BYTES,
     ) -> None:
         self._alone = alone
         self._together = together
         self._ordered = ordered
+        self._counts = 0 if first_counts else -1
         self._most_calls = most_calls
         self._most_bytes = most_bytes
         self._waiting: dict[Hashable, deque[_Item[RequestT, ResultT]]] = {}
@@ -128,6 +132,37 @@ class Coalescer(Generic[RequestT, ResultT]):
             return await self._alone(request)
         finally:
             self._release((key,))
+
+    async def all(self, requests: Iterable[tuple[Hashable, RequestT, int]]) -> None:
+        """Perform requests, given with their key and size, without a task for each of them.
+
+        Raises what the first that failed has raised, after all have ended.
+        """
+        futures = [self._add(key, request, size)[1].wait() for key, request, size in requests]
+        if not futures:
+            return
+        leads, self._has_leader = not self._has_leader, True
+        try:
+            if leads:
+                await asyncio.sleep(0)
+        except BaseException:
+            _cancel(futures)
+            raise
+        finally:
+            if leads:
+                self._has_leader = False
+                self._send_waiting()
+        try:
+            await asyncio.wait(futures)
+        except BaseException:
+            _cancel(futures)
+            raise
+        errors = [future.exception() for future in futures if not future.cancelled()]
+        for error in errors:
+            if error is not None:
+                raise error
+        for future in futures:
+            future.result()
 
     async def exclusively(self, key: Hashable, request: RequestT) -> ResultT:
         """Perform `request` by `alone`, after the earlier calls of its key and before later ones.
@@ -210,7 +245,7 @@ class Coalescer(Generic[RequestT, ResultT]):
 
     async def _run(self, batch: list[_Item[RequestT, ResultT]]) -> None:
         try:
-            requests = [item.calls[-1].request for item in batch]
+            requests = [item.calls[self._counts].request for item in batch]
             outcomes: Sequence[ResultT | Exception]
             if len(requests) == 1 and len(batch[0].calls) == 1:
                 outcomes, may_repeat = [await self._outcome_alone(requests[0])], False
@@ -243,3 +278,8 @@ class Coalescer(Generic[RequestT, ResultT]):
         self._under_way.difference_update(keys)
         if self._waiting and not self._has_leader:
             self._send_waiting()
+
+
+def _cancel(futures: Iterable[asyncio.Future[ResultT]]) -> None:
+    for future in futures:
+        future.cancel()

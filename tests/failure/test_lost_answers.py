@@ -32,7 +32,7 @@ def lose_answers(store: Store) -> list[BaseException]:
     """Errors to raise in place of the next answers, after MongoDB has applied the write."""
     errors: list[BaseException] = []
     service = store.container.storage_db_service
-    apply = service._bulk_upsert
+    apply = service._apply
 
     async def apply_and_lose(*arguments: Any) -> Any:
         answer = await apply(*arguments)
@@ -40,7 +40,7 @@ def lose_answers(store: Store) -> list[BaseException]:
             raise errors.pop()
         return answer
 
-    service._bulk_upsert = apply_and_lose  # type: ignore[method-assign]  # a lost answer
+    service._apply = apply_and_lose  # type: ignore[method-assign]  # a lost answer
     return errors
 
 
@@ -60,7 +60,7 @@ async def test_the_old_content_is_sent_again_after_a_lost_answer(
 
 async def test_of_writers_that_met_none_counts_as_the_last(store: Store) -> None:
     service = store.container.storage_db_service
-    apply = service._bulk_upsert
+    apply = service._apply
     answers = [asyncio.Event(), asyncio.Event()]
     turns = iter(answers)
 
@@ -70,34 +70,36 @@ async def test_of_writers_that_met_none_counts_as_the_last(store: Store) -> None
         return answer
 
     await store.ready()
-    service._bulk_upsert = apply_and_wait  # type: ignore[method-assign]  # answers in any order
+    service._apply = apply_and_wait  # type: ignore[method-assign]  # answers in any order
     first = asyncio.create_task(store.storage.write_storage_data(True, row(1)))
     await eventually(lambda: holds(store, 1))
     second = asyncio.create_task(store.storage.write_storage_data(True, row(2)))
-    await eventually(lambda: holds(store, 2))
-    # The answers arrive in the other order than the writes were applied.
-    answers[1].set()
-    await second
+    for _ in range(20):
+        assert await holds(store, 1)
+    # The second is not sent before the first has its answer.
     answers[0].set()
     await first
-    service._bulk_upsert = apply  # type: ignore[method-assign]  # back again
+    await eventually(lambda: holds(store, 2))
+    answers[1].set()
+    await second
+    service._apply = apply  # type: ignore[method-assign]  # back again
     await store.storage.write_storage_data(True, row(1))
     assert await stored(store) == [1]
 
 
 async def test_clearing_during_a_write_makes_it_forgotten(store: Store) -> None:
     service = store.container.storage_db_service
-    apply = service._bulk_upsert
+    apply = service._apply
 
     async def apply_then_clear(*arguments: Any) -> Any:
         answer = await apply(*arguments)
         await service.clear((True,))
         return answer
 
-    service._bulk_upsert = apply_then_clear  # type: ignore[method-assign]  # another who clears
+    service._apply = apply_then_clear  # type: ignore[method-assign]  # another who clears
     await store.storage.write_storage_data(True, row(1))
     assert await stored(store) == []
-    service._bulk_upsert = apply  # type: ignore[method-assign]  # back again
+    service._apply = apply  # type: ignore[method-assign]  # back again
     await store.storage.write_storage_data(True, row(1))
     assert await stored(store) == [1]
 

@@ -102,6 +102,23 @@ async def test_a_write_and_a_removal_of_one_key_keep_their_order(store: Store) -
     assert found["data"] == 3
 
 
+async def test_contexts_that_share_a_redis_key_are_written_and_read_apart(store: Store) -> None:
+    contexts = [("X", "b:c", "a"), ("X", "c", "a:b"), ("X", "b", "a"), ("b:X", "c", "a")]
+    for turn in (1, 2):
+        await asyncio.gather(
+            *(
+                store.signal.write_signal_data(*context, row(turn * 10 + number))
+                for number, context in enumerate(contexts)
+            )
+        )
+        found = await asyncio.gather(
+            *(store.signal.read_signal_data(*context) for context in contexts)
+        )
+        assert [signal and signal["priceOpen"] for signal in found] == [
+            turn * 10 + number for number in range(4)
+        ]
+
+
 async def test_a_refused_document_fails_only_its_caller(
     place: Place, store: Store, database: Database
 ) -> None:
@@ -184,3 +201,42 @@ async def test_a_cancelled_caller_leaves_the_others(
     for number in range(6):
         if number != cancelled:
             assert await read(store, f"S{number}") == number
+
+
+async def test_log_lines_of_concurrent_calls_are_one_command(
+    place: Place, store: Store, commands: CommandRecorder
+) -> None:
+    entries: list[Any] = [{"id": f"log-{number}", "topic": str(number)} for number in range(40)]
+    await store.log.write_log_data([{"id": "first", "topic": ""}])
+    commands.clear()
+    await asyncio.gather(*(store.log.write_log_data([entry]) for entry in entries))
+    assert commands.of(place.name) == ["update"]
+    stored = await store.log.read_log_data()
+    assert [entry["id"] for entry in stored] == ["first", *(entry["id"] for entry in entries)]
+
+
+async def test_of_concurrent_log_lines_with_one_id_the_first_stays(store: Store) -> None:
+    lines: list[Any] = [{"id": "same", "topic": str(number)} for number in range(5)]
+    await asyncio.gather(*(store.log.write_log_data([line]) for line in lines))
+    assert [entry["topic"] for entry in await store.log.read_log_data()] == ["0"]
+
+
+async def test_a_refused_row_fails_only_its_call(store: Store, database: Database) -> None:
+    await store.storage.write_storage_data(False, [{"id": "a", "priority": 1}])
+    await database.command("collMod", "storage-items", validator={"payload.priority": {"$ne": 13}})
+    outcomes = await asyncio.gather(
+        *(
+            store.storage.write_storage_data(False, [{"id": f"s{number}", "priority": number}])
+            for number in range(10, 15)
+        ),
+        return_exceptions=True,
+    )
+    assert [isinstance(outcome, StoreError) for outcome in outcomes] == [
+        number == 13 for number in range(10, 15)
+    ]
+    stored = {row["id"] for row in await store.storage.read_storage_data(False)}
+    assert stored == {"a", "s10", "s11", "s12", "s14"}
+    # What was refused is sent again when it is written again.
+    await database.command("collMod", "storage-items", validator={})
+    await store.storage.write_storage_data(False, [{"id": "s13", "priority": 13}])
+    assert "s13" in {row["id"] for row in await store.storage.read_storage_data(False)}

@@ -275,9 +275,9 @@ async def test_the_next_log_line_costs_one_write(
     before = await database["log-items"].find({}).sort("entryId").to_list()
     commands.clear()
     await store.log.write_log_data([*lines, {"id": "new", "topic": "y"}])
-    assert commands.of(place.name) == ["update"]
+    assert commands.of(place.name) == ["findAndModify"]
     await store.log.write_log_data([*lines, {"id": "new", "topic": "y"}])
-    assert commands.of(place.name) == ["update"]
+    assert commands.of(place.name) == ["findAndModify"]
     after = await database["log-items"].find({"entryId": {"$ne": "new"}}).sort("entryId").to_list()
     assert after == before
     await store.notification.write_notification_data(True, [{"id": "n", "type": "a"}])
@@ -285,7 +285,7 @@ async def test_the_next_log_line_costs_one_write(
     await store.notification.write_notification_data(True, [{"id": "n", "type": "a"}])
     assert commands.of(place.name) == []
     await store.notification.write_notification_data(True, [{"id": "n", "type": "b"}])
-    assert commands.of(place.name) == ["update", "find"]
+    assert commands.of(place.name) == ["findAndModify"]
 
 
 async def test_indexes_exist_before_the_first_write(place: Place, database: Database) -> None:

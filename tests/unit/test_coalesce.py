@@ -258,3 +258,39 @@ async def test_many_random_calls_keep_the_order_of_each_key(store: Store) -> Non
     await asyncio.gather(*(write(number) for number in range(500)))
     for numbers in stored.values():
         assert numbers == sorted(numbers)
+
+
+async def test_many_requests_of_a_caller_join_the_turn(store: Store) -> None:
+    calls = coalescer(store, ordered=True)
+    await asyncio.gather(calls.all([(1, 1, 0), (2, 2, 0)]), calls(3, 3), calls.all([(4, 4, 0)]))
+    assert store.sent == [[1, 2, 3, 4]]
+    await calls.all([])
+    await calls.all([(5, 5, 0)])
+    assert store.sent == [[1, 2, 3, 4], 5]
+
+
+async def test_many_requests_end_before_the_first_failure_is_told(store: Store) -> None:
+    calls = coalescer(store, ordered=True)
+    store.refused = {2, 3}
+    with pytest.raises(ValueError, match="2"):
+        await calls.all([(number, number, 0) for number in range(1, 5)])
+    assert store.sent == [[1, 2, 3, 4], 2, 3]
+
+
+async def test_many_requests_of_a_cancelled_caller_drop_out(store: Store) -> None:
+    calls = coalescer(store, ordered=True)
+    many = asyncio.ensure_future(calls.all([(1, 1, 0), (2, 2, 0)]))
+    other = asyncio.ensure_future(calls(3, 3))
+    await asyncio.sleep(0)
+    many.cancel()
+    assert (await other)[1] == 3
+    with suppress(asyncio.CancelledError):
+        await many
+    assert store.sent == [3]
+    assert (await calls(1, 1))[1] == 1
+
+
+async def test_the_first_request_of_a_key_counts_on_request(store: Store) -> None:
+    calls = coalescer(store, ordered=True, first_counts=True)
+    await asyncio.gather(calls("k", 1), calls("other", 2), calls("k", 3))
+    assert store.sent == [[1, 2]]

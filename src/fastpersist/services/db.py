@@ -40,7 +40,6 @@ Key = tuple[Any, ...]
 T = TypeVar("T")
 
 _DUPLICATE_KEY: Final = 11000
-_LIST_BATCH: Final = 500
 _CANDLE_BATCH: Final = 2_000
 _CANDLE_WINDOW: Final = 10_000
 _CLEAR_BATCH: Final = 1_000
@@ -183,8 +182,8 @@ class _Write:
     update: Mapping[str, Any] | None
 
 
-class ValueDbService(DbService):
-    """One value per key, replaced as a whole."""
+class UpsertDbService(DbService):
+    """Upserts by the full key; those that wait in the same turn travel together."""
 
     def __init__(
         self,
@@ -194,33 +193,17 @@ class ValueDbService(DbService):
         logger: LoggerService,
     ) -> None:
         super().__init__(domain, mongo, cache, logger)
-        self._read_fields = self._key_fields | {domain.value_field, "removed"}
         self._writes: Coalescer[_Write, None] = Coalescer(
-            self._write_one, self._write_together, ordered=True
+            self._write_one,
+            self._write_together,
+            ordered=True,
+            first_counts=domain.append_only,
         )
 
     async def aclose(self) -> None:
         """Send what waits and wait for what is under way."""
         await self._writes.flush()
         await super().aclose()
-
-    async def upsert_by_context(self, key: Key, value: Any, when: int | None) -> None:
-        """Replace the value under `key`; returns when MongoDB has acknowledged and Redis knows.
-
-        Raises:
-            InvalidDocumentError: The value cannot be stored; nothing was sent.
-        """
-        await self._upsert_fields(key, {self.domain.value_field: value}, when)
-
-    async def _upsert_fields(self, key: Key, fields: dict[str, Any], when: int | None) -> None:
-        cache_key = self._cache.key(key)
-        now = utc_now()
-        if when is not None:
-            fields["when"] = when
-        fields["updatedDate"] = now
-        encoded = encoded_fitting(fields, "", key)
-        update = upsert_of(RawBSONDocument(encoded), now)
-        await self._writes(cache_key, _Write(cache_key, key, update), len(encoded))
 
     async def _write_one(self, write: _Write) -> None:
         known = self._cache.known_id(write.cache_key)
@@ -246,49 +229,71 @@ class ValueDbService(DbService):
         return await self._upsert(self._filter(write.key), write.update, {"_id": 1})
 
     async def _write_together(self, writes: Sequence[_Write]) -> list[Exception | None]:
-        known = {write.cache_key: self._cache.known_id(write.cache_key) for write in writes}
-        ids = {cache_key: ObjectId(found) for cache_key, found in known.items() if found}
-        filling = asyncio.ensure_future(self._cache.remember_many(ids))
+        known = {
+            write.cache_key: ObjectId(kept)
+            for write in writes
+            if (kept := self._cache.known_id(write.cache_key))
+        }
+        filling = asyncio.ensure_future(self._cache.remember_many(known))
         try:
-            inserted, failures = await self._upsert_many(writes)
+            inserted, failed = await self._upsert_many(writes)
         except BaseException:
             filling.cancel()
             raise
         unknown = [
             write
             for index, write in enumerate(writes)
-            if known[write.cache_key] is None and index not in inserted and index not in failures
+            if write.cache_key not in known and index not in inserted and index not in failed
         ]
         found = {writes[index].cache_key: row_id for index, row_id in inserted.items()}
         if unknown:
             found.update(await self._ids_of(unknown))
         await filling
         await self._cache.remember_many(found)
-        return [failures.get(index) for index in range(len(writes))]
+        refused = StoreError(f"mongo: {self.domain.collection} refused a document of a bulk write")
+        return [refused if index in failed else None for index in range(len(writes))]
 
-    async def _upsert_many(
-        self, writes: Sequence[_Write]
-    ) -> tuple[dict[int, ObjectId], dict[int, Exception]]:
-        """Apply upserts in one bulk; return ids of what it inserted and what failed, by index."""
+    async def _upsert_many(self, writes: Sequence[_Write]) -> tuple[dict[int, ObjectId], set[int]]:
+        """Apply upserts in bulk; return the ids of what was inserted and what failed, by index."""
         updates = [
             UpdateOne(self._filter(write.key), write.update or {}, upsert=True) for write in writes
         ]
+        left = list(range(len(writes)))
+        inserted: dict[int, ObjectId] = {}
+        failed: set[int] = set()
+        attempts_left = UPSERT_ATTEMPTS
         with self._operation():
-            try:
-                result = await self.collection.bulk_write(updates, ordered=False)
-                return dict(result.upserted_ids or {}), {}
-            except BulkWriteError as error:
-                if error.details.get("writeConcernErrors"):
-                    raise
-                inserted = {row["index"]: row["_id"] for row in error.details.get("upserted", ())}
-                failures: dict[int, Exception] = {
-                    failure["index"]: error for failure in error.details.get("writeErrors", ())
+            while left:
+                attempts_left -= 1
+                try:
+                    result = await self.collection.bulk_write(
+                        [updates[index] for index in left], ordered=False
+                    )
+                    upserted, errors = result.upserted_ids or {}, []
+                except BulkWriteError as error:
+                    if error.details.get("writeConcernErrors"):
+                        raise
+                    errors = error.details.get("writeErrors", [])
+                    upserted = {row["index"]: row["_id"] for row in error.details["upserted"]}
+                inserted.update((left[index], found) for index, found in upserted.items())
+                refused = {left[error["index"]] for error in errors}
+                # Two first writers raced: the document is there now, so the upsert updates it.
+                duplicates = {
+                    left[error["index"]] for error in errors if error["code"] == _DUPLICATE_KEY
                 }
-                return inserted, failures
+                failed |= refused - duplicates if attempts_left else refused
+                left = sorted(duplicates) if attempts_left else []
+        return inserted, failed
 
     async def _ids_of(self, writes: Sequence[_Write]) -> dict[bytes, ObjectId]:
         cache_keys = {write.key: write.cache_key for write in writes}
-        query = {"$or": [self._filter(write.key) for write in writes]}
+        contexts = {write.key[:-1] for write in writes}
+        query: dict[str, Any]
+        if len(contexts) == 1:
+            last = {self._key_names[-1]: {"$in": [write.key[-1] for write in writes]}}
+            query = {**self._filter(*contexts), **last}
+        else:
+            query = {"$or": [self._filter(write.key) for write in writes]}
         projection = dict.fromkeys(self._key_names, 1)
         with self._operation():
             found = await self.collection.find(query, projection).to_list()
@@ -297,6 +302,38 @@ class ValueDbService(DbService):
             for document in found
             if isinstance(document["_id"], ObjectId)
         }
+
+
+class ValueDbService(UpsertDbService):
+    """One value per key, replaced as a whole."""
+
+    def __init__(
+        self,
+        domain: Domain,
+        mongo: MongoService,
+        cache: IdCacheService,
+        logger: LoggerService,
+    ) -> None:
+        super().__init__(domain, mongo, cache, logger)
+        self._read_fields = self._key_fields | {domain.value_field, "removed"}
+
+    async def upsert_by_context(self, key: Key, value: Any, when: int | None) -> None:
+        """Replace the value under `key`; returns when MongoDB has acknowledged and Redis knows.
+
+        Raises:
+            InvalidDocumentError: The value cannot be stored; nothing was sent.
+        """
+        await self._upsert_fields(key, {self.domain.value_field: value}, when)
+
+    async def _upsert_fields(self, key: Key, fields: dict[str, Any], when: int | None) -> None:
+        cache_key = self._cache.key(key)
+        now = utc_now()
+        if when is not None:
+            fields["when"] = when
+        fields["updatedDate"] = now
+        encoded = encoded_fitting(fields, "", key)
+        update = upsert_of(RawBSONDocument(encoded), now)
+        await self._writes(key, _Write(cache_key, key, update), len(encoded))
 
 
 class EntryDbService(ValueDbService):
@@ -314,7 +351,7 @@ class EntryDbService(ValueDbService):
     async def remove_by_context(self, key: Key) -> None:
         """Flag the entry under `key` as removed; nothing happens when there is none."""
         cache_key = self._cache.key(key)
-        await self._writes.exclusively(cache_key, _Write(cache_key, key, None))
+        await self._writes.exclusively(key, _Write(cache_key, key, None))
 
     async def iterate_context(self, context: Key, *, keys_only: bool) -> AsyncIterator[Document]:
         """Yield the documents of a context that are not removed, last written first.
@@ -343,7 +380,7 @@ class _Writers:
     have_met: bool = False
 
 
-class ListDbService(DbService):
+class ListDbService(UpsertDbService):
     """Rows with an id of their own, written and read as lists."""
 
     _remembered_rows = 100_000
@@ -380,7 +417,7 @@ class ListDbService(DbService):
             InvalidDocumentError: A row cannot be stored; it names the row by its place. Nothing
                 was sent.
         """
-        pending: list[tuple[bytes, Key, bytes, bytes]] = []
+        changed: list[tuple[bytes, Key, bytes, bytes]] = []
         for place, (row_id, row) in zip(places, rows.items(), strict=True):
             key = (*context, row_id)
             cache_key = self._cache.key(key)
@@ -388,101 +425,48 @@ class ListDbService(DbService):
             digest = blake2b(encoded, digest_size=16).digest()
             written = self._written.get(key)
             if written is None or (written != digest and not self.domain.append_only):
-                pending.append((cache_key, key, encoded, digest))
-        for batch in _batches(pending, _LIST_BATCH):
-            self._begin(batch)
-            is_done = False
-            try:
-                await self._upsert_batch(batch)
-                is_done = True
-            finally:
-                self._end(batch, is_done)
+                changed.append((cache_key, key, encoded, digest))
+        pending = [
+            (_Write(cache_key, key, self._row_update(encoded, stamp)), len(encoded), digest)
+            for (cache_key, key, encoded, digest), stamp in zip(
+                changed, self._stamps(len(changed)), strict=True
+            )
+        ]
+        self._begin(pending)
+        is_done = False
+        try:
+            await self._writes.all((write.key, write, size) for write, size, _ in pending)
+            is_done = True
+        finally:
+            self._end(pending, is_done)
 
-    def _begin(self, batch: Sequence[tuple[bytes, Key, bytes, bytes]]) -> None:
+    def _row_update(self, encoded: bytes, stamp: int) -> dict[str, Any]:
+        moment = to_datetime(stamp)
+        value = {self.domain.value_field: RawBSONDocument(encoded)}
+        created = {"_id": ObjectId(), "createDate": moment, "__v": 0}
+        if self.domain.append_only:
+            return {"$setOnInsert": {**value, **created, "updatedDate": moment}}
+        return {"$set": {**value, "updatedDate": moment}, "$setOnInsert": created}
+
+    def _begin(self, pending: Iterable[tuple[_Write, int, bytes]]) -> None:
         # What is stored is unknown until the answer: a lost one may still have been applied.
-        for _, key, *_ in batch:
-            self._written.pop(key, None)
-            writers = self._under_way.setdefault(key, _Writers())
+        for write, *_ in pending:
+            self._written.pop(write.key, None)
+            writers = self._under_way.setdefault(write.key, _Writers())
             writers.count += 1
             writers.have_met |= writers.count > 1
 
-    def _end(self, batch: Sequence[tuple[bytes, Key, bytes, bytes]], is_done: bool) -> None:
-        for _, key, _, digest in batch:
-            writers = self._under_way[key]
+    def _end(self, pending: Iterable[tuple[_Write, int, bytes]], is_done: bool) -> None:
+        for write, _, digest in pending:
+            writers = self._under_way[write.key]
             writers.count -= 1
             if not writers.count:
-                del self._under_way[key]
+                del self._under_way[write.key]
                 # Of writers that met, nobody here knows who came last.
                 if is_done and not writers.have_met:
-                    self._written[key] = digest
+                    self._written[write.key] = digest
         while len(self._written) > self._remembered_rows:
             self._written.popitem(last=False)
-
-    async def _upsert_batch(self, batch: Sequence[tuple[bytes, Key, bytes, bytes]]) -> None:
-        updates = []
-        for (_, key, encoded, _), stamp in zip(batch, self._stamps(len(batch)), strict=True):
-            value = {self.domain.value_field: RawBSONDocument(encoded)}
-            moment = to_datetime(stamp)
-            created = {"_id": ObjectId(), "createDate": moment, "__v": 0}
-            if self.domain.append_only:
-                update = {"$setOnInsert": {**value, **created, "updatedDate": moment}}
-            else:
-                update = {"$set": {**value, "updatedDate": moment}, "$setOnInsert": created}
-            updates.append(UpdateOne(self._filter(key), update, upsert=True))
-        ids = await self._bulk_upsert(updates, [cache_key for cache_key, *_ in batch])
-        updated = {key[-1]: cache_key for cache_key, key, *_ in batch if cache_key not in ids}
-        if updated:
-            ids.update(await self._ids_of_rows(batch[0][1][:-1], updated))
-        await self._cache.remember_many(ids)
-
-    async def _bulk_upsert(
-        self, updates: list[UpdateOne], cache_keys: list[bytes]
-    ) -> dict[bytes, ObjectId]:
-        """Apply the upserts and return the ids of those that inserted, by cache key."""
-        ids: dict[bytes, ObjectId] = {}
-        unique = {stored for stored, _ in self.domain.unique_index}
-        attempts_left = UPSERT_ATTEMPTS
-        with self._operation():
-            while True:
-                attempts_left -= 1
-                try:
-                    result = await self.collection.bulk_write(updates, ordered=False)
-                    inserted, failures = result.upserted_ids or {}, []
-                except BulkWriteError as error:
-                    details = error.details
-                    failures = details.get("writeErrors", [])
-                    # Two first writers raced: the document is there now, so the upsert updates it.
-                    if (
-                        not attempts_left
-                        or details.get("writeConcernErrors")
-                        or any(
-                            failure.get("code") != _DUPLICATE_KEY
-                            or set(failure.get("keyPattern", unique)) != unique
-                            for failure in failures
-                        )
-                    ):
-                        raise
-                    inserted = {row["index"]: row["_id"] for row in details.get("upserted", [])}
-                ids.update((cache_keys[index], found) for index, found in inserted.items())
-                if not failures:
-                    return ids
-                again = [failure["index"] for failure in failures]
-                updates = [updates[index] for index in again]
-                cache_keys = [cache_keys[index] for index in again]
-
-    async def _ids_of_rows(
-        self, context: Key, cache_keys: Mapping[str, bytes]
-    ) -> dict[bytes, ObjectId]:
-        row_field = self._key_names[-1]
-        with self._operation():
-            found = await self.collection.find(
-                {**self._filter(context), row_field: {"$in": list(cache_keys)}}, {row_field: 1}
-            ).to_list()
-        return {
-            cache_keys[document[row_field]]: document["_id"]
-            for document in found
-            if isinstance(document["_id"], ObjectId)
-        }
 
     def _stamps(self, count: int) -> range:
         # Lists are ordered by date and a batch is one moment: stamps one ms apart, the last of
