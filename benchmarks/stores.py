@@ -32,6 +32,7 @@ __all__ = ["compare_stores"]
 
 SIGNALS = 64
 CONCURRENT = 64
+WAVES = 5
 LONG_WINDOW = 200_000
 CONTEXT = ("strategyName", "exchangeName")
 
@@ -154,7 +155,8 @@ def _in_turn(call: Callable[[int], Awaitable[object]]) -> Callable[[int], Awaita
 
 def _at_once(call: Callable[[int], Awaitable[object]]) -> Callable[[int], Awaitable[object]]:
     async def run(_: int) -> None:
-        await asyncio.gather(*(call(number % SIGNALS) for number in range(CONCURRENT)))
+        for _ in range(WAVES):
+            await asyncio.gather(*(call(number % SIGNALS) for number in range(CONCURRENT)))
 
     return run
 
@@ -189,10 +191,13 @@ async def compare_stores(rounds: int) -> list[Result]:
             assert found is not None
 
         results: list[Result] = []
-        for title, spread in (("sequential", _in_turn), (f"{CONCURRENT} concurrent", _at_once)):
+        for title, spread, calls in (
+            ("sequential", _in_turn, SIGNALS),
+            (f"{CONCURRENT} concurrent", _at_once, CONCURRENT * WAVES),
+        ):
             results += await measured(
                 f"read hit, {title}",
-                SIGNALS,
+                calls,
                 rounds,
                 [
                     Case("plain find_one({_id})", spread(plain.read)),
@@ -202,7 +207,7 @@ async def compare_stores(rounds: int) -> list[Result]:
             )
             results += await measured(
                 f"write, {title}",
-                SIGNALS,
+                calls,
                 rounds,
                 [
                     Case("plain find_one_and_update + SET", spread(plain.write)),
