@@ -15,7 +15,7 @@ HOT_TESTS := $(wildcard $(foreach kind,unit property,$(foreach family,bson codec
 BENCH_ARGS ?=
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo test lint types bench gates sanitize fuzz clean up down
+.PHONY: demo test lint types bench gates sanitize fuzz leaks races clean up down
 
 demo: $(VENV)/.demo
 	$(BIN)/python tools/demo.py --strategy $(STRATEGY) $(ARGS) $(if $(CANDLES),--candles $(CANDLES))
@@ -62,6 +62,14 @@ fuzz: $(VENV)/.dev
 	  $(BIN)/python tests/fuzz/fuzz.py $$target -max_total_time=$(FUZZ_SECONDS) -max_len=600 \
 	    -verbosity=0 -print_final_stats=1 -artifact_prefix=build/fuzz/; \
 	done
+
+# A fresh process for each case, whose memory may not grow.
+leaks: $(VENV)/.dev
+	$(BIN)/python tests/leaks/leaks.py
+
+# Threads on the shared modules; a part of the tests.
+races: $(VENV)/.dev
+	$(BIN)/python -m pytest -q tests/races
 
 up: $(VENV)/.demo
 	$(BIN)/fastpersist up

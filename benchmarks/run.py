@@ -16,6 +16,7 @@ import pymongo
 import redis
 
 import fastpersist
+from imports import import_time
 from stores import compare_stores
 
 
@@ -30,6 +31,7 @@ def main() -> None:
         f"pymongo {pymongo.version}, redis {redis.__version__}; medians of interleaved rounds"
     )
     results = asyncio.run(compare_stores(rounds=7 if arguments.short else 21))
+    results.append(import_time(rounds=5 if arguments.short else 15))
     previous = ""
     for result in results:
         if result.what != previous:
