@@ -14,6 +14,8 @@ ResultT = TypeVar("ResultT")
 
 _MOST_CALLS: Final = 1_000
 _MOST_BYTES: Final = 8 * 1024 * 1024
+# More would only wait for each other at the server, each with its deadline running.
+_MOST_BATCHES: Final = 8
 
 
 class _Call(Generic[RequestT, ResultT]):
@@ -66,7 +68,8 @@ class Coalescer(Generic[RequestT, ResultT]):
     The first caller of a turn yields once. Alone, it then runs `alone` in its own task, without a
     future or a further task; otherwise one task runs `together` for all of the turn. Calls with
     the same key in one batch are one request, the last one, and share its outcome. A cancelled
-    caller drops out alone. Belongs to one event loop.
+    caller drops out alone. A few batches are under way at a time; what comes meanwhile waits and
+    makes the next ones larger. Belongs to one event loop.
 
     Args:
         alone: Performs one request.
@@ -102,6 +105,7 @@ class Coalescer(Generic[RequestT, ResultT]):
         self._has_leader = False
         self._under_way: set[Hashable] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._batches = 0
 
     async def __call__(self, key: Hashable, request: RequestT, size: int = 0) -> ResultT:
         """Return the outcome of `request`, which has `size` bytes."""
@@ -217,6 +221,12 @@ class Coalescer(Generic[RequestT, ResultT]):
         batch: list[_Item[RequestT, ResultT]] = []
         size = 0
         for key in [key for key in self._waiting if key not in self._under_way]:
+            most = self._most_bytes - self._waiting[key][0].size
+            if batch and (len(batch) >= self._most_calls or size > most):
+                self._send(batch)
+                batch, size = [], 0
+            if not batch and self._batches >= _MOST_BATCHES:
+                break
             item = self._take(key)
             while not item.drop_cancelled() and key in self._waiting:
                 item = self._take(key)
@@ -225,15 +235,13 @@ class Coalescer(Generic[RequestT, ResultT]):
             if item.is_exclusive:
                 self._send([item])
                 continue
-            if batch and (len(batch) >= self._most_calls or size + item.size > self._most_bytes):
-                self._send(batch)
-                batch, size = [], 0
             batch.append(item)
             size += item.size
         if batch:
             self._send(batch)
 
     def _send(self, batch: list[_Item[RequestT, ResultT]]) -> None:
+        self._batches += 1
         for item in batch:
             for call in item.calls:
                 call.wait()
@@ -265,8 +273,8 @@ class Coalescer(Generic[RequestT, ResultT]):
                 for call in item.calls:
                     # All are done, unless this task was cancelled.
                     call.wait().cancel()
-            if self._ordered:
-                self._release([item.key for item in batch])
+            self._batches -= 1
+            self._release([item.key for item in batch])
 
     async def _outcome_alone(self, request: RequestT) -> ResultT | Exception:
         try:

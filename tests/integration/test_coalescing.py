@@ -240,3 +240,22 @@ async def test_a_refused_row_fails_only_its_call(store: Store, database: Databas
     await database.command("collMod", "storage-items", validator={})
     await store.storage.write_storage_data(False, [{"id": "s13", "priority": 13}])
     assert "s13" in {row["id"] for row in await store.storage.read_storage_data(False)}
+
+
+async def test_a_removal_that_finds_nothing_leaves_redis_alone(
+    place: Place, store: Store, database: Database, redis: Redis
+) -> None:
+    entry: Any = {"id": "k", "data": 1, "removed": False}
+    await store.measure.write_measure_data("b", "k", entry, WHEN)
+    await database["measure-items"].delete_many({})
+    await redis.delete(*await redis.keys(f"{place.name}:*"))
+    await store.measure.remove_measure_data("b", "k")
+    assert await redis.keys(f"{place.name}:*") == []
+
+
+async def test_a_list_of_many_rows_is_stored_whole_and_in_order(store: Store) -> None:
+    rows: list[Any] = [{"id": f"n{number:05d}", "type": "x"} for number in range(6_500)]
+    await store.notification.write_notification_data(True, rows)
+    stored = await store.notification.read_notification_data(True, None)
+    assert sorted(row["id"] for row in stored) == [row["id"] for row in rows]
+    assert [row["id"] for row in stored[-1_000:]] == [row["id"] for row in rows[-1_000:]]

@@ -294,3 +294,36 @@ async def test_the_first_request_of_a_key_counts_on_request(store: Store) -> Non
     calls = coalescer(store, ordered=True, first_counts=True)
     await asyncio.gather(calls("k", 1), calls("other", 2), calls("k", 3))
     assert store.sent == [[1, 2]]
+
+
+async def test_few_batches_are_under_way_at_a_time(store: Store) -> None:
+    calls = coalescer(store, ordered=True, most_calls=2)
+    store.gate.clear()
+    tasks = [asyncio.ensure_future(calls(number, number)) for number in range(30)]
+    await asyncio.sleep(0.01)
+    assert len(store.sent) == 8
+    later = [asyncio.ensure_future(calls(number, number + 100)) for number in range(30)]
+    await asyncio.sleep(0.01)
+    assert len(store.sent) == 8
+    store.gate.set()
+    first = await asyncio.gather(*tasks)
+    second = await asyncio.gather(*later)
+    # Those that had to wait were replaced by the later values of their keys.
+    assert [outcome[1] for outcome in first] == [*range(16), *range(116, 130)]
+    assert [outcome[1] for outcome in second] == list(range(100, 130))
+    assert (await calls(1, 1)) == ("alone", 1)
+
+
+async def test_reads_that_had_to_wait_are_sent(store: Store) -> None:
+    calls = coalescer(store, most_calls=1)
+    outcomes = await asyncio.gather(*(calls(number, number) for number in range(50)))
+    assert [outcome[1] for outcome in outcomes] == list(range(50))
+
+
+async def test_flush_sends_what_had_to_wait(store: Store) -> None:
+    calls = coalescer(store, ordered=True, most_calls=1)
+    tasks = [asyncio.ensure_future(calls(number, number)) for number in range(40)]
+    await asyncio.sleep(0)
+    await calls.flush()
+    assert len(store.sent) == 40
+    await asyncio.gather(*tasks)

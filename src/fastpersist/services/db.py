@@ -40,6 +40,7 @@ Key = tuple[Any, ...]
 T = TypeVar("T")
 
 _DUPLICATE_KEY: Final = 11000
+_LIST_BATCH: Final = 1_000
 _CANDLE_BATCH: Final = 2_000
 _CANDLE_WINDOW: Final = 10_000
 _CLEAR_BATCH: Final = 1_000
@@ -207,7 +208,8 @@ class UpsertDbService(DbService):
 
     async def _write_one(self, write: _Write) -> None:
         known = self._cache.known_id(write.cache_key)
-        if known is None:
+        # A removal that finds nothing must not touch Redis.
+        if known is None or write.update is None:
             document = await self._apply(write)
             if document is not None:
                 await self._cache.remember(write.cache_key, document["_id"])
@@ -247,7 +249,10 @@ class UpsertDbService(DbService):
         ]
         found = {writes[index].cache_key: row_id for index, row_id in inserted.items()}
         if unknown:
-            found.update(await self._ids_of(unknown))
+            try:
+                found.update(await self._ids_of(unknown))
+            except StoreError as error:
+                self._logger.debug("mongo: ids were not found", reason=str(error))
         await filling
         await self._cache.remember_many(found)
         refused = StoreError(f"mongo: {self.domain.collection} refused a document of a bulk write")
@@ -432,13 +437,14 @@ class ListDbService(UpsertDbService):
                 changed, self._stamps(len(changed)), strict=True
             )
         ]
-        self._begin(pending)
-        is_done = False
-        try:
-            await self._writes.all((write.key, write, size) for write, size, _ in pending)
-            is_done = True
-        finally:
-            self._end(pending, is_done)
+        for batch in _batches(pending, _LIST_BATCH):
+            self._begin(batch)
+            is_done = False
+            try:
+                await self._writes.all((write.key, write, size) for write, size, _ in batch)
+                is_done = True
+            finally:
+                self._end(batch, is_done)
 
     def _row_update(self, encoded: bytes, stamp: int) -> dict[str, Any]:
         moment = to_datetime(stamp)
