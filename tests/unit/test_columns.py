@@ -18,7 +18,7 @@ import pyarrow
 import pytest
 from bson import Int64, ObjectId
 
-from fastpersist import ConfigurationError, InvalidArgumentError, frames
+from fastpersist import InvalidArgumentError
 from fastpersist.errors import CorruptDataError
 from fastpersist.frames import CandleFrame
 from fastpersist.hot import _columns_py
@@ -246,19 +246,6 @@ def test_a_frame_has_read_only_arrays() -> None:
     assert arrays["timestamp"].dtype == np.int64
     with pytest.raises(ValueError, match="read-only"):
         arrays["open"][0] = 1.0
-
-
-def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastpersist.hot import columns as chosen
-
-    def gone(name: str) -> Any:
-        raise ModuleNotFoundError(name=name)
-
-    monkeypatch.setattr(frames, "import_module", gone)
-    one = frame(chosen, row(0), end=START + STEP)
-    for method, extra in (("to_arrow", "arrow"), ("to_polars", "polars"), ("to_pandas", "pandas")):
-        with pytest.raises(ConfigurationError, match=rf"fastpersist\[{extra}\]"):
-            getattr(one, method)()
 
 
 def test_a_frame_refuses_a_range_that_runs_backwards() -> None:

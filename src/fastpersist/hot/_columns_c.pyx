@@ -417,7 +417,7 @@ cdef Outcome read_batch(
     cdef Py_ssize_t start = 0, at, end, value_size
     cdef int32_t length, int32
     cdef int64_t int64 = 0
-    cdef double figure
+    cdef double figure = 0
     cdef int64_t *moments
     cdef double *figures
     while start < size:

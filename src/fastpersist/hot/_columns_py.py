@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import sys
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from ctypes import c_char_p, c_int, c_int64, c_void_p, cast, py_object, pythonapi
+from ctypes import c_int, c_int64, c_void_p, cast, py_object, pythonapi
 from itertools import count as counter
 from operator import index as as_index
 from typing import TYPE_CHECKING, Any, Final
@@ -392,6 +393,7 @@ _tokens = counter(1)
 _EMPTY: Final = (c_int64 * 1)()
 _Structure = type[_ArrowSchema] | type[_ArrowArray] | type[_ArrowStream]
 _Release = ctypes.CFUNCTYPE(None, c_void_p)
+pythonapi.PyErr_Clear.restype = None
 _IO_ERROR: Final = 5
 
 
@@ -435,8 +437,14 @@ def _release_children(structure: Any, kind: Any) -> None:
 def _released(kind: Any) -> Callable[[int], None]:
     # Bound here, because a consumer may release when the globals of this module are gone.
     def release(
-        address: int, held: dict[int, Any] = _held, children: Any = _release_children
+        address: int,
+        held: dict[int, Any] = _held,
+        children: Any = _release_children,
+        clear: Any = pythonapi.PyErr_Clear,
     ) -> None:
+        # A consumer that fails releases with its error pending. ctypes can not give that back, but
+        # a structure that stays unreleased would make PyArrow abort the process.
+        clear()
         structure = kind.from_address(address)
         if kind is not _ArrowStream and structure.n_children:
             children(structure, kind)
@@ -449,11 +457,6 @@ def _released(kind: Any) -> Callable[[int], None]:
 _release_schema = _forever(_Release, _released(_ArrowSchema))
 _release_array = _forever(_Release, _released(_ArrowArray))
 _release_stream = _forever(_Release, _released(_ArrowStream))
-
-
-def _clear(out: Any) -> None:
-    # A consumer hands in memory as it is.
-    ctypes.memset(ctypes.addressof(out), 0, ctypes.sizeof(out))
 
 
 def _fill_schema(out: Any) -> None:
@@ -472,6 +475,11 @@ def _fill_schema(out: Any) -> None:
     out.children = ctypes.addressof(pointers)
     out.release = _release_schema
     out.private_data = _hold(children, pointers)
+
+
+def _clear(out: Any) -> None:
+    # What a consumer hands over is not always zero.
+    ctypes.memset(ctypes.addressof(out), 0, ctypes.sizeof(out))
 
 
 def _fill_array(out: Any, columns: CandleColumns) -> None:
@@ -542,31 +550,32 @@ def _address(column: Column) -> int:
 _new_capsule = ctypes.PYFUNCTYPE(py_object, c_void_p, c_void_p, c_void_p)(
     ("PyCapsule_New", pythonapi)
 )
-# A capsule that is being destroyed must not get a reference.
-_get_pointer = ctypes.PYFUNCTYPE(c_void_p, c_void_p, c_char_p)(("PyCapsule_GetPointer", pythonapi))
-_get_name = ctypes.PYFUNCTYPE(c_char_p, c_void_p)(("PyCapsule_GetName", pythonapi))
-_structures: dict[int, Any] = {}
+# Capsules with their structures. A destructor in Python would replace the error of a consumer that
+# fails with one; each export looks for the capsules that nobody else has any more instead.
+_exported: dict[int, tuple[object, Any]] = {}
 
 
-def _destroy(
-    capsule: int,
-    structures: dict[int, Any] = _structures,
-    pointer: Any = _get_pointer,
-    name: Any = _get_name,
-    release: Any = _Release,
-) -> None:
-    address = pointer(capsule, name(capsule))
-    structure = structures.pop(address)
-    if structure.release:
-        release(structure.release)(address)
+def _references(pair: tuple[object, Any]) -> int:
+    return sys.getrefcount(pair[0])
 
 
-_destructor = _forever(ctypes.PYFUNCTYPE(None, c_void_p), _destroy)
+_UNSHARED: Final = _references((object(), None))
+
+
+def _release_unused() -> None:
+    for address, pair in list(_exported.items()):
+        if _references(pair) <= _UNSHARED and address in _exported:
+            del _exported[address]
+            structure = pair[1]
+            if structure.release:
+                _Release(structure.release)(address)
 
 
 def _capsule(name: str, kind: _Structure, fill: Callable[[Any], None]) -> object:
+    _release_unused()
     structure = kind()
     fill(structure)
     address = ctypes.addressof(structure)
-    _structures[address] = structure
-    return _new_capsule(address, _texts[name], _destructor)
+    capsule: object = _new_capsule(address, _texts[name], None)
+    _exported[address] = (capsule, structure)
+    return capsule
