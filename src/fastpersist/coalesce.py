@@ -106,6 +106,8 @@ class Coalescer(Generic[RequestT, ResultT]):
         self._under_way: set[Hashable] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._batches = 0
+        self._alone_runs = 0
+        self._released: asyncio.Future[None] | None = None
 
     async def __call__(self, key: Hashable, request: RequestT, size: int = 0) -> ResultT:
         """Return the outcome of `request`, which has `size` bytes."""
@@ -124,17 +126,19 @@ class Coalescer(Generic[RequestT, ResultT]):
             self._send_waiting()
             raise
         self._has_leader = False
-        if item.is_sent or len(self._waiting) > 1 or len(item.calls) > 1:
+        is_alone = not item.is_sent and len(self._waiting) == len(self._waiting[key]) == 1
+        if not is_alone or len(item.calls) > 1:
             future = call.wait()
             self._send_waiting()
             return await future
         self._take(key)
-        if not self._ordered:
-            return await self._alone(request)
-        self._under_way.add(key)
+        self._alone_runs += 1
+        if self._ordered:
+            self._under_way.add(key)
         try:
             return await self._alone(request)
         finally:
+            self._alone_runs -= 1
             self._release((key,))
 
     async def all(self, requests: Iterable[tuple[Hashable, RequestT, int]]) -> None:
@@ -180,12 +184,16 @@ class Coalescer(Generic[RequestT, ResultT]):
         return await future
 
     async def flush(self) -> None:
-        """Send what waits, and wait for all batches that are under way."""
+        """Send what waits, and wait for all that is under way."""
         while True:
             self._send_waiting()
-            if not self._tasks:
-                return  # what is still held back is sent when its key is released
-            await asyncio.wait(self._tasks)
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+            elif self._alone_runs:
+                self._released = asyncio.get_running_loop().create_future()
+                await self._released
+            else:
+                return
 
     def _add(
         self, key: Hashable, request: RequestT, size: int, *, is_exclusive: bool = False
@@ -225,8 +233,10 @@ class Coalescer(Generic[RequestT, ResultT]):
             if batch and (len(batch) >= self._most_calls or size > most):
                 self._send(batch)
                 batch, size = [], 0
-            if not batch and self._batches >= _MOST_BATCHES:
-                break
+            if not (batch or self._waiting[key][0].is_exclusive) and (
+                self._batches >= _MOST_BATCHES
+            ):
+                continue
             item = self._take(key)
             while not item.drop_cancelled() and key in self._waiting:
                 item = self._take(key)
@@ -241,7 +251,8 @@ class Coalescer(Generic[RequestT, ResultT]):
             self._send(batch)
 
     def _send(self, batch: list[_Item[RequestT, ResultT]]) -> None:
-        self._batches += 1
+        # An exclusive request is like a caller that runs alone: it waits for nobody's batch.
+        self._batches += not batch[0].is_exclusive
         for item in batch:
             for call in item.calls:
                 call.wait()
@@ -273,7 +284,7 @@ class Coalescer(Generic[RequestT, ResultT]):
                 for call in item.calls:
                     # All are done, unless this task was cancelled.
                     call.wait().cancel()
-            self._batches -= 1
+            self._batches -= not batch[0].is_exclusive
             self._release([item.key for item in batch])
 
     async def _outcome_alone(self, request: RequestT) -> ResultT | Exception:
@@ -284,6 +295,8 @@ class Coalescer(Generic[RequestT, ResultT]):
 
     def _release(self, keys: Sequence[Hashable]) -> None:
         self._under_way.difference_update(keys)
+        if self._released is not None and not self._released.done():
+            self._released.set_result(None)
         if self._waiting and not self._has_leader:
             self._send_waiting()
 

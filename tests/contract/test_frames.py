@@ -8,6 +8,7 @@ from typing import Any
 import polars
 import pyarrow
 import pytest
+from pymongo import AsyncMongoClient
 
 import fastpersist
 from conftest import Place
@@ -97,6 +98,8 @@ async def test_wrong_ranges_are_refused(family: Registries) -> None:
         (START, START - 1, "end"),
         (datetime(2025, 1, 1), START, "start"),  # naive on purpose
         (START, "tomorrow", "end"),
+        (2**63 - 5, 2**63 - 1, "end"),
+        (-(2**63), START, "end"),
     ):
         with pytest.raises(InvalidArgumentError) as caught:
             await family.candle.read_candles_frame(*CONTEXT, start, end)  # type: ignore[arg-type]  # what is tested
@@ -140,3 +143,26 @@ async def test_frames_of_many_batches_reach_the_table_libraries(store: Store) ->
     assert str(pandas["timestamp"].dtype) == "datetime64[ms, UTC]"
     assert pandas["timestamp"][0] == moment
     assert pandas["high"].tolist() == [row["high"] for row in rows]
+
+
+async def test_a_candle_off_the_grid_is_not_seen_before_it_has_closed(place: Place) -> None:
+    async with place.open() as store, AsyncMongoClient[Any](place.servers.mongo_url) as client:
+        await store.ready()
+        hour = 60 * STEP
+        figures = {name: value for name, value in candle(0).items() if name != "timestamp"}
+        await client[place.name]["candle-items"].insert_one(
+            {
+                **figures,
+                "symbol": "BTCUSDT",
+                "interval": "1h",
+                "exchangeName": "binance",
+                "timestamp": START + 2 * hour + hour // 2,
+            }
+        )
+        context = ("BTCUSDT", "1h", "binance")
+        with simulated_time(START + 3 * hour):
+            early = await store.candle.read_candles_frame(*context, START, START + 9 * hour)
+        with simulated_time(START + 4 * hour):
+            later = await store.candle.read_candles_frame(*context, START, START + 9 * hour)
+        assert (len(early), early.missing) == (0, 3)
+        assert (len(later), later.missing) == (1, 4)

@@ -58,6 +58,21 @@ async def test_the_old_content_is_sent_again_after_a_lost_answer(
     assert await stored(store) == [1]
 
 
+async def test_a_row_whose_answer_was_lost_is_never_taken_for_known(
+    store: Store, lose_answers: list[BaseException]
+) -> None:
+    await store.storage.write_storage_data(True, row(1))
+    lose_answers.append(StoreUnavailableError("mongo", "lost"))
+    with pytest.raises(StoreUnavailableError):
+        await store.storage.write_storage_data(True, row(2))
+    await store.storage.write_storage_data(True, row(3))
+    # The lost write is applied only now, as a server that was stopped does.
+    update = {"$set": {"payload": row(2)[0]}}
+    await store.container.storage_db_service.collection.update_one({"signalId": "a"}, update)
+    await store.storage.write_storage_data(True, row(3))
+    assert await stored(store) == [3]
+
+
 async def test_of_writers_that_met_none_counts_as_the_last(store: Store) -> None:
     service = store.container.storage_db_service
     apply = service._apply

@@ -259,3 +259,64 @@ async def test_a_list_of_many_rows_is_stored_whole_and_in_order(store: Store) ->
     stored = await store.notification.read_notification_data(True, None)
     assert sorted(row["id"] for row in stored) == [row["id"] for row in rows]
     assert [row["id"] for row in stored[-1_000:]] == [row["id"] for row in rows[-1_000:]]
+
+
+async def test_close_sends_what_waits_behind_a_write_that_runs_alone(
+    place: Place, database: Database
+) -> None:
+    store = place.open()
+    await write(store, "S", 0)
+    first = asyncio.ensure_future(write(store, "S", 1))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    second = asyncio.ensure_future(write(store, "S", 2))
+    await asyncio.sleep(0)
+    await store.aclose()
+    assert await asyncio.gather(first, second) == [None, None]
+    document = await database["signal-items"].find_one()
+    assert document is not None
+    assert document["payload"]["priceOpen"] == 2.0
+
+
+async def test_many_removals_and_writes_behind_them_all_end(store: Store) -> None:
+    def entry(data: int) -> Any:
+        return {"id": "k", "data": data, "removed": False}
+
+    keys = [f"k{number}" for number in range(30)]
+    await asyncio.gather(
+        *(store.measure.write_measure_data("b", key, entry(1), WHEN) for key in keys)
+    )
+    removals = [store.measure.remove_measure_data("b", key) for key in keys]
+    back = store.measure.write_measure_data("b", "k29", entry(2), WHEN)
+    await asyncio.wait_for(asyncio.gather(*removals, back), 20)
+    assert [key async for key in store.measure.list_measure_data("b")] == ["k29"]
+
+
+async def test_documents_of_a_careless_writer_hurt_nobody_else(
+    store: Store, database: Database
+) -> None:
+    """Arrays as keys, rows without a key or a payload, candles that are none."""
+    await database["signal-items"].insert_one(
+        {"symbol": ["B"], "strategyName": "ema", "exchangeName": "binance", "payload": None}
+    )
+    await asyncio.gather(*(write(store, symbol, 1) for symbol in "BCD"))
+    assert await read(store, "C") == 1
+    await database["interval-items"].insert_one({"bucket": "b", "removed": False})
+    assert [key async for key in store.interval.list_interval_data("b")] == []
+    await database["notification-items"].insert_one({"backtest": True, "notificationId": "n"})
+    await store.notification.write_notification_data(True, [{"id": "a", "type": "x"}])
+    rows = await store.notification.read_notification_data(True)
+    assert [found["id"] for found in rows] == ["a"]
+    candle: Any = {"open": 1.0, "high": 1.0, "low": 1.0, "close": 1.0, "volume": 1.0}
+    context = {"symbol": "B", "interval": "1m", "exchangeName": "x"}
+    await database["candle-items"].insert_many(
+        [
+            {**context, **candle, "timestamp": [WHEN]},
+            {**context, **candle, "open": None, "timestamp": WHEN + 60_000},
+        ]
+    )
+    assert await store.candle.read_candles_data("B", "1m", "x", 1, WHEN) is None
+    assert await store.candle.read_candles_data("B", "1m", "x", 1, WHEN + 60_000) is None
+    frame = await store.candle.read_candles_frame("B", "1m", "x", WHEN, WHEN + 120_000)
+    assert len(frame) == 0
+    assert frame.columns.skipped == 2

@@ -327,3 +327,53 @@ async def test_flush_sends_what_had_to_wait(store: Store) -> None:
     await calls.flush()
     assert len(store.sent) == 40
     await asyncio.gather(*tasks)
+
+
+async def test_a_write_behind_a_removal_waits_for_it_however_busy_it_is(store: Store) -> None:
+    calls = coalescer(store, ordered=True)
+    store.gate.clear()
+    removals = [
+        asyncio.ensure_future(calls.exclusively(number, f"gone {number}")) for number in range(20)
+    ]
+    write = asyncio.ensure_future(calls(19, "back"))
+    await asyncio.sleep(0.01)
+    assert set(store.sent) == {f"gone {number}" for number in range(20)}
+    store.gate.set()
+    await asyncio.wait_for(asyncio.gather(*removals, write), 5)
+    assert store.sent[-1] == "back"
+    assert store.sent.count("back") == 1
+
+
+async def test_a_leader_does_not_take_the_place_of_what_waits_before_it(store: Store) -> None:
+    calls = coalescer(store, ordered=True, most_calls=1)
+    store.gate.clear()
+    busy = [asyncio.ensure_future(calls(number, number)) for number in range(8)]
+    await asyncio.sleep(0.01)
+    first = asyncio.ensure_future(calls("k", 1))
+    await asyncio.sleep(0.01)
+    removal = asyncio.ensure_future(calls.exclusively("k", "gone"))
+    second = asyncio.ensure_future(calls("k", "later"))
+    await asyncio.sleep(0.01)
+    store.gate.set()
+    await asyncio.wait_for(asyncio.gather(*busy, first, removal, second), 5)
+    flat = [one for sent in store.sent for one in (sent if isinstance(sent, list) else [sent])]
+    assert [one for one in flat if isinstance(one, str)] == ["gone", "later"]
+
+
+async def test_flush_waits_for_a_caller_that_runs_alone_and_for_what_it_holds_back(
+    store: Store,
+) -> None:
+    calls = coalescer(store, ordered=True)
+    store.gate.clear()
+    first = asyncio.ensure_future(calls("k", 1))
+    await asyncio.sleep(0.01)
+    second = asyncio.ensure_future(calls("k", 2))
+    await asyncio.sleep(0.01)
+    flushed = asyncio.ensure_future(calls.flush())
+    await asyncio.sleep(0.01)
+    assert not flushed.done()
+    store.gate.set()
+    await asyncio.wait_for(flushed, 5)
+    assert first.done()
+    assert second.done()
+    assert store.sent == [1, 2]

@@ -80,7 +80,8 @@ class DualStoreBackend:
         self, domain: Domain, context: Key, limit: int | None
     ) -> list[dict[str, Any]]:
         documents = await self._container.db(domain).find_newest(context, limit)
-        rows = [document.get(domain.value_field) for document in documents]
+        values = (document.get(domain.value_field) for document in documents)
+        rows = [row for row in values if isinstance(row, dict)]  # a foreign writer may leave it out
         if domain.newest_by == "createDate":
             rows.reverse()
         return rows

@@ -252,12 +252,17 @@ class CandleInstance(Instance):
         first, last = to_ms(start, "start"), to_ms(end, "end")
         if last < first:
             raise InvalidArgumentError("end", f"{last} lies before the start {first}")
+        if not _fits_int64(first - self._step, last + self._step):
+            raise InvalidArgumentError("end", "no moment of trading")
+        visible = last
         simulated = current_simulated_time()
         last_close = -(-last // self._step) * self._step
         if not is_visible("candle", last_close, simulated, self._backend.look_ahead):
             assert simulated is not None  # outside of a simulation all is visible
             last = max(first, simulated // self._step * self._step)
-        columns = await self._backend.read_columns(self._domain, self._context, first, last)
+            # Also of candles off the grid, which only an unchecked writer stores.
+            visible = max(first, simulated - self._step + 1)
+        columns = await self._backend.read_columns(self._domain, self._context, first, visible)
         symbol, interval, exchange_name = self._context
         return CandleFrame(symbol, interval, exchange_name, columns, first, last)
 

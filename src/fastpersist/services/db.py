@@ -24,7 +24,7 @@ from pymongo.errors import BulkWriteError
 from ..coalesce import Coalescer
 from ..contracts import Candle
 from ..domains import Domain, Shape
-from ..errors import InvalidDocumentError, StoreError
+from ..errors import InvalidDocumentError, StoreError, StoreUnavailableError
 from ..hot.bson import decode, encode
 from ..hot.codec import MAX_SIZE
 from ..hot.columns import CandleColumns, columns_from_batches
@@ -47,6 +47,7 @@ _CLEAR_BATCH: Final = 1_000
 _READ_BATCH: Final = 500
 _ROOM_FOR_NAMES: Final = 8 * 1024
 _ID_ELEMENT: Final = b"\x07_id\0"
+_NUMBERS: Final = (int, float)
 _FIGURES: Final = ("open", "high", "low", "close", "volume")
 _CANDLE_FIELDS: Final = {"_id": 0, "timestamp": 1, **dict.fromkeys(_FIGURES, 1)}
 
@@ -302,11 +303,15 @@ class UpsertDbService(DbService):
         projection = dict.fromkeys(self._key_names, 1)
         with self._operation():
             found = await self.collection.find(query, projection).to_list()
-        return {
-            cache_keys[tuple(document[name] for name in self._key_names)]: document["_id"]
-            for document in found
-            if isinstance(document["_id"], ObjectId)
-        }
+        ids: dict[bytes, ObjectId] = {}
+        for document in found:
+            key = tuple(document[name] for name in self._key_names)
+            # An array of a foreign writer matches the filter too, and cannot be looked up.
+            if any(isinstance(part, list) for part in key):
+                continue
+            if isinstance(document["_id"], ObjectId):
+                ids[cache_keys[key]] = document["_id"]
+        return ids
 
 
 class ValueDbService(UpsertDbService):
@@ -364,7 +369,12 @@ class EntryDbService(ValueDbService):
         Which ones is settled at the start; each is read when its batch is reached.
         """
         alive = {**self._filter(context), "removed": False}
-        found = await self._newest_first(alive, {self._key_names[-1]: 1, "when": 1})
+        key_name = self._key_names[-1]
+        found = [
+            document
+            for document in await self._newest_first(alive, {key_name: 1, "when": 1})
+            if isinstance(document.get(key_name), str)  # not so if a foreign writer left it out
+        ]
         if keys_only:
             for document in found:
                 yield document
@@ -400,6 +410,7 @@ class ListDbService(UpsertDbService):
         super().__init__(domain, mongo, cache, logger)
         self._written: OrderedDict[Key, bytes] = OrderedDict()
         self._under_way: dict[Key, _Writers] = {}
+        self._doubted: set[Key] = set()
         self._last_stamp = 0
 
     async def find_newest(self, context: Key, limit: int | None) -> list[Document]:
@@ -439,12 +450,27 @@ class ListDbService(UpsertDbService):
         ]
         for batch in _batches(pending, _LIST_BATCH):
             self._begin(batch)
-            is_done = False
+            is_done = is_known = False
             try:
                 await self._writes.all((write.key, write, size) for write, size, _ in batch)
-                is_done = True
+                is_done = is_known = True
+            except StoreUnavailableError:
+                raise
+            except StoreError:
+                is_known = True
+                raise
             finally:
+                if not is_known:
+                    self._doubt(batch)
                 self._end(batch, is_done)
+
+    def _doubt(self, batch: Iterable[tuple[_Write, int, bytes]]) -> None:
+        # A write without an answer may still be applied, whenever that is: what is stored of such
+        # a row is never known again.
+        if len(self._doubted) > self._remembered_rows:
+            self._doubted.clear()
+            self._forget_written()
+        self._doubted.update(write.key for write, *_ in batch)
 
     def _row_update(self, encoded: bytes, stamp: int) -> dict[str, Any]:
         moment = to_datetime(stamp)
@@ -469,7 +495,7 @@ class ListDbService(UpsertDbService):
             if not writers.count:
                 del self._under_way[write.key]
                 # Of writers that met, nobody here knows who came last.
-                if is_done and not writers.have_met:
+                if is_done and not writers.have_met and write.key not in self._doubted:
                     self._written[write.key] = digest
         while len(self._written) > self._remembered_rows:
             self._written.popitem(last=False)
@@ -607,21 +633,27 @@ class CandleDbService(DbService):
             **self._filter(context),
             "timestamp": {"$gte": since, "$lt": since + count * step},
         }
-        with self._operation():
-            async with self.collection.find(
-                query, _CANDLE_FIELDS, sort=[("timestamp", 1)], batch_size=count + 1
-            ) as cursor:
-                found = await cursor.to_list()
+        found = await self._mongo.find_all_raw(
+            self._collection_name,
+            query,
+            _CANDLE_FIELDS,
+            sort=[("timestamp", 1)],
+            batch_size=count + 1,
+        )
         candles: list[Candle] = []
         expected = since
-        for document in found:
+        for raw in found:
+            document = decode(raw)
             timestamp = document["timestamp"]
+            # What is no number or off the grid was stored by an unchecked writer.
             if timestamp != expected:
-                if timestamp % step:
-                    continue  # off the grid, as only an unchecked writer stores it
+                if type(timestamp) not in _NUMBERS or timestamp % step:
+                    continue
                 return None
-            if len(document) != len(_FIGURES) + 1:
-                return None  # a figure is missing, as only an unchecked writer stores it
+            if len(document) != len(_FIGURES) + 1 or any(
+                type(figure) not in _NUMBERS for figure in document.values()
+            ):
+                return None
             document["timestamp"] = expected
             candles.append(document)  # type: ignore[arg-type]  # the projection makes it a Candle
             expected += step
