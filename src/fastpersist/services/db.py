@@ -341,7 +341,7 @@ class ValueDbService(UpsertDbService):
         if when is not None:
             fields["when"] = when
         fields["updatedDate"] = now
-        encoded = encoded_fitting(fields, "", key)
+        encoded = encoded_fitting(fields, "", cache_key)
         update = upsert_of(RawBSONDocument(encoded), now)
         await self._writes(key, _Write(cache_key, key, update), len(encoded))
 
@@ -437,7 +437,7 @@ class ListDbService(UpsertDbService):
         for place, (row_id, row) in zip(places, rows.items(), strict=True):
             key = (*context, row_id)
             cache_key = self._cache.key(key)
-            encoded = encoded_fitting(row, f"{self.domain.rows_argument}[{place}]", key)
+            encoded = encoded_fitting(row, f"{self.domain.rows_argument}[{place}]", cache_key)
             digest = blake2b(encoded, digest_size=16).digest()
             written = self._written.get(key)
             if written is None or (written != digest and not self.domain.append_only):
@@ -676,16 +676,15 @@ def _id_bytes(raw: bytes) -> bytes:
     return document_id.binary
 
 
-def encoded_fitting(fields: Mapping[str, Any], path: str, key: Key) -> bytes:
-    """Return `fields` as BSON, if they and the names of their key fit in one document.
+def encoded_fitting(fields: Mapping[str, Any], path: str, cache_key: bytes) -> bytes:
+    """Return `fields` as BSON, if they and the names in their key fit in one document.
 
     Raises:
         InvalidDocumentError: Something in it cannot be stored; it names the place below `path`.
     """
     encoded = encode(fields, path)
-    names = sum(len(part.encode("utf-8", "surrogatepass")) for part in key if isinstance(part, str))
     # The codec leaves room for names of usual length.
-    if len(encoded) + max(0, names - _ROOM_FOR_NAMES) > MAX_SIZE:
+    if len(encoded) + max(0, len(cache_key) - _ROOM_FOR_NAMES) > MAX_SIZE:
         place = path or next(iter(fields))
         raise InvalidDocumentError(place, f"exceeds {MAX_SIZE} bytes together with its key")
     return encoded
