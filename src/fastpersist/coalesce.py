@@ -190,8 +190,10 @@ class Coalescer(Generic[RequestT, ResultT]):
             if self._tasks:
                 await asyncio.wait(self._tasks)
             elif self._alone_runs:
-                self._released = asyncio.get_running_loop().create_future()
-                await self._released
+                if self._released is None or self._released.done():
+                    self._released = asyncio.get_running_loop().create_future()
+                # Not awaited itself: a flush that is cancelled must not end another's.
+                await asyncio.wait([self._released])
             else:
                 return
 

@@ -629,21 +629,21 @@ def test_errors_of_the_value_itself_pass_through(module: Any) -> None:
         (Names(a=2.0**40), Names(a=2.0**40)),
     ],
 )
-def test_whole_doubles_beyond_32_bits_become_int(module: Any, value: Any, expected: Any) -> None:
-    assert exact(module.whole_doubles_to_int(value)) == exact(expected)
-    assert exact(module.whole_doubles_to_int([0, {"a": value}])) == exact([0, {"a": expected}])
+def test_whole_doubles_beyond_32_bits_become_int(value: Any, expected: Any) -> None:
+    assert exact(_codec_py.whole_doubles_to_int(value)) == exact(expected)
+    assert exact(_codec_py.whole_doubles_to_int([0, {"a": value}])) == exact([0, {"a": expected}])
 
 
-def test_whole_doubles_are_converted_in_place(module: Any) -> None:
+def test_whole_doubles_are_converted_in_place() -> None:
     inner = [2.0**40, 0.5]
     value = {"b": inner, "a": {"c": 2.0**31}}
-    assert module.whole_doubles_to_int(value) is value
+    assert _codec_py.whole_doubles_to_int(value) is value
     assert exact(value) == exact({"b": [2**40, 0.5], "a": {"c": 2**31}})
     assert value["b"] is inner
 
 
 @pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"a": value}])
-def test_whole_doubles_stand_deep(module: Any, wrap: Callable[[Any], Any]) -> None:
+def test_whole_doubles_stand_deep(wrap: Callable[[Any], Any]) -> None:
     def nested(levels: int) -> Any:
         value: Any = wrap(2.0**40)
         for _ in range(levels):
@@ -651,22 +651,22 @@ def test_whole_doubles_stand_deep(module: Any, wrap: Callable[[Any], Any]) -> No
         return value
 
     for levels in (100, 200):
-        value = module.whole_doubles_to_int(nested(levels))
+        value = _codec_py.whole_doubles_to_int(nested(levels))
         for _ in range(levels + 1):
             value = next(iter(value.values())) if isinstance(value, dict) else value[0]
         assert exact(value) == exact(2**40)
     for levels in (900, 1000, 1100, 5000, 100_000):
         with suppress(RecursionError):
-            module.whole_doubles_to_int(nested(levels))
+            _codec_py.whole_doubles_to_int(nested(levels))
     circle: list[Any] = []
     circle.append(circle)
     for _ in range(3):
         with pytest.raises(RecursionError):
-            module.whole_doubles_to_int(circle)
-    assert module.whole_doubles_to_int(2.0**40) == 2**40
+            _codec_py.whole_doubles_to_int(circle)
+    assert _codec_py.whole_doubles_to_int(2.0**40) == 2**40
 
 
-def test_references_become_the_dicts_that_were_stored(module: Any) -> None:
+def test_references_become_the_dicts_that_were_stored() -> None:
     deep = {"$ref": "c", "$id": {"$ref": "d", "$id": 2}, "more": [DBRef("e", 3, x=1)]}
     value = {
         "a": [DBRef("c", DBRef("d", 2), more=[DBRef("e", 3, x=1)])],
@@ -678,17 +678,17 @@ def test_references_become_the_dicts_that_were_stored(module: Any) -> None:
         "b": 2.5,
         "c": {"$ref": 1},
     }
-    assert module.references_to_dicts(value) is value
+    assert _codec_py.references_to_dicts(value) is value
     assert value == expected
-    assert module.references_to_dicts(DBRef("c", 1)) == {"$ref": "c", "$id": 1}
-    assert module.references_to_dicts(7) == 7
+    assert _codec_py.references_to_dicts(DBRef("c", 1)) == {"$ref": "c", "$id": 1}
+    assert _codec_py.references_to_dicts(7) == 7
 
 
-def test_references_in_a_circle_do_not_crash(module: Any) -> None:
+def test_references_in_a_circle_do_not_crash() -> None:
     circle: list[Any] = []
     circle.append(circle)
     with pytest.raises(RecursionError):
-        module.references_to_dicts(circle)
+        _codec_py.references_to_dicts(circle)
 
 
 @pytest.mark.parametrize("subtype", [3, 4])

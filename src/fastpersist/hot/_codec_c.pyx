@@ -1,11 +1,9 @@
-"""Payloads to values that BSON can hold, and back, compiled; ``_codec_py`` says what it has to do.
+"""Payloads to values that BSON can hold, compiled; ``_codec_py`` says what it has to do.
 
 The plain types are handled here; everything else goes to the twin's own function.
 """
 
 from cpython.unicode cimport PyUnicode_GET_LENGTH
-
-from bson.dbref import DBRef
 
 from ._codec_py import (
     MAX_DEPTH,
@@ -24,16 +22,12 @@ from ._codec_py import (
 
 cdef extern from "Python.h":
     bint PyUnicode_IS_ASCII(object text)
-    int Py_EnterRecursiveCall(const char *where) except *
-    void Py_LeaveRecursiveCall()
 
 __all__ = [
     "MAX_DEPTH",
     "MAX_SIZE",
     "normalise",
-    "references_to_dicts",
     "register_type",
-    "whole_doubles_to_int",
 ]
 
 cdef enum:
@@ -41,9 +35,6 @@ cdef enum:
 
 cdef Py_ssize_t DEEPEST = MAX_DEPTH
 cdef Py_ssize_t LARGEST = MAX_SIZE
-cdef double INT32_LEAST = -2147483648.0
-cdef double INT32_MOST = 2147483647.0
-cdef double INT64_BOUND = 9223372036854775808.0
 
 
 def normalise(object value, str path not None="payload"):
@@ -156,47 +147,3 @@ cdef Py_ssize_t _utf8_length(str text) except -1:
     if PyUnicode_IS_ASCII(text):
         return PyUnicode_GET_LENGTH(text)
     return utf8_length(text)
-
-
-cpdef object whole_doubles_to_int(object value):
-    cdef double number
-    kind = type(value)
-    if kind is float:
-        number = value
-        if (number < INT32_LEAST or number > INT32_MOST) and -INT64_BOUND < number < INT64_BOUND:
-            if number == <double>(<long long>number):
-                return int(value)
-    elif kind is dict or kind is list:
-        Py_EnterRecursiveCall(b" while converting a document")
-        try:
-            if kind is dict:
-                for key, item in (<dict>value).items():
-                    (<dict>value)[key] = whole_doubles_to_int(item)
-            else:
-                for index, item in enumerate(<list>value):
-                    (<list>value)[index] = whole_doubles_to_int(item)
-        finally:
-            Py_LeaveRecursiveCall()
-    return value
-
-
-cpdef object references_to_dicts(object value):
-    kind = type(value)
-    if kind is dict or kind is list:
-        Py_EnterRecursiveCall(b" while converting a document")
-        try:
-            if kind is dict:
-                for key, item in (<dict>value).items():
-                    kind = type(item)
-                    if kind is dict or kind is list or kind is DBRef:
-                        (<dict>value)[key] = references_to_dicts(item)
-            else:
-                for index, item in enumerate(<list>value):
-                    kind = type(item)
-                    if kind is dict or kind is list or kind is DBRef:
-                        (<list>value)[index] = references_to_dicts(item)
-        finally:
-            Py_LeaveRecursiveCall()
-    elif kind is DBRef:
-        return references_to_dicts(dict(value.as_doc()))
-    return value

@@ -1,4 +1,4 @@
-"""Payloads to values that BSON can hold, and back: the specification of the compiled module."""
+"""Payloads to values that BSON can hold: the specification of the compiled module."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ __all__ = [
     "MAX_DEPTH",
     "MAX_SIZE",
     "normalise",
-    "references_to_dicts",
     "register_type",
-    "whole_doubles_to_int",
 ]
 
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""Payloads to values that BSON can hold, and back."""
+"""Payloads to values that BSON can hold."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ if TYPE_CHECKING:
         MAX_DEPTH,
         MAX_SIZE,
         normalise,
-        references_to_dicts,
         register_type,
-        whole_doubles_to_int,
     )
 else:
     from ._choose import choose
@@ -20,15 +18,11 @@ else:
     MAX_DEPTH = _module.MAX_DEPTH
     MAX_SIZE = _module.MAX_SIZE
     normalise = _module.normalise
-    references_to_dicts = _module.references_to_dicts
     register_type = _module.register_type
-    whole_doubles_to_int = _module.whole_doubles_to_int
 
 __all__ = [
     "MAX_DEPTH",
     "MAX_SIZE",
     "normalise",
-    "references_to_dicts",
     "register_type",
-    "whole_doubles_to_int",
 ]

@@ -130,10 +130,13 @@ class BaseMap:
                     yield fresh
 
     async def _get(self, stored: bytes) -> bytes | None:
-        return await self._redis.run(lambda client: client.get(stored))
+        return await self._redis.lookups(stored, stored)
 
     async def _set(self, stored: bytes, value: bytes) -> None:
-        await self._redis.run(lambda client: client.set(stored, value, **self._expiry), stores=True)
+        if self._expiry:
+            await self._redis.set_many({stored: value}, self._expiry)
+        else:
+            await self._redis.fills(stored, (stored, value))
 
     async def _get_many(self, stored: list[bytes]) -> list[bytes | None]:
         return await self._redis.get_many(stored)

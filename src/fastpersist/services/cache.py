@@ -75,7 +75,7 @@ class IdCacheService(BaseMap):
     async def find_id(self, key: bytes) -> bytes | None:
         """Return the 12 bytes of the id that Redis holds under `key`; malformed is absent."""
         try:
-            text = await self._redis.lookups(key, key)
+            text = await self._get(key)
         except StoreError:
             return None
         return a2b_hex(text) if text is not None and _HEX_ID.match(text) else None
@@ -91,8 +91,10 @@ class IdCacheService(BaseMap):
             await self.forget([key])
             return
         self.keep(key, document_id.binary)
+        if not self._stores_ids:
+            return
         try:
-            await self._redis.fills(key, (key, str(document_id).encode()))
+            await self._set(key, str(document_id).encode())
         except StoreError as error:
             self._logger.debug("redis: an id was not cached", reason=str(error))
 

@@ -1,7 +1,7 @@
 """The db services: MongoDB first, the id cache second; reads go through the id cache.
 
 Four families serve all domains, one for each shape of the table. Keys arrive as tuples in the order
-of the table; values arrive ready for BSON.
+of the table, values checked against the contract; they are encoded here, before anything is sent.
 """
 
 from __future__ import annotations
@@ -68,12 +68,13 @@ class DbService(BaseCRUD):
         self._logger = logger
         self._key_names = domain.key_names
         self._key_fields = frozenset(("_id", *domain.key_names, "when"))
-        self._read_fields: frozenset[str] | None = None
+        # Lists and candles are read by other queries; by their key they are read whole.
+        self._read_fields = (
+            self._key_fields | {domain.value_field, "removed"}
+            if domain.shape in (Shape.VALUE, Shape.ENTRY)
+            else None
+        )
         self._reads: Coalescer[bytes, bytes | None] = Coalescer(self._read_one, self._read_together)
-
-    async def aclose(self) -> None:
-        """Wait for what is under way."""
-        await self._reads.flush()
 
     def _filter(self, values: Key) -> dict[str, Any]:
         return dict(zip(self._key_names, values, strict=False))
@@ -203,9 +204,8 @@ class UpsertDbService(DbService):
         )
 
     async def aclose(self) -> None:
-        """Send what waits and wait for what is under way."""
+        """Send the writes that wait and wait for those that are under way."""
         await self._writes.flush()
-        await super().aclose()
 
     async def _write_one(self, write: _Write) -> None:
         known = self._cache.known_id(write.cache_key)
@@ -316,16 +316,6 @@ class UpsertDbService(DbService):
 
 class ValueDbService(UpsertDbService):
     """One value per key, replaced as a whole."""
-
-    def __init__(
-        self,
-        domain: Domain,
-        mongo: MongoService,
-        cache: IdCacheService,
-        logger: LoggerService,
-    ) -> None:
-        super().__init__(domain, mongo, cache, logger)
-        self._read_fields = self._key_fields | {domain.value_field, "removed"}
 
     async def upsert_by_context(self, key: Key, value: Any, when: int | None) -> None:
         """Replace the value under `key`; returns when MongoDB has acknowledged and Redis knows.
