@@ -34,7 +34,7 @@ def answer(call: Callable[..., Any], *arguments: Any) -> str:
 
 def decode(data: bytes) -> None:
     """Bytes to Python: damaged documents, replies and batches."""
-    for name in ("decode", "split", "reply_documents"):
+    for name in ("decode", "split", "reply_documents", "reply_cursor_id"):
         twin, compiled = getattr(_bson_py, name), getattr(_bson_c, name)
         assert answer(twin, data) == answer(compiled, data)
     framed = (len(data) + 5).to_bytes(4, "little") + data + b"\0"

@@ -146,20 +146,41 @@ def test_any_bytes_get_one_answer(data: bytes) -> None:
         assert all(same(answers[0], answer) for answer in answers)
 
 
-@given(st.lists(DOCUMENTS, max_size=4))
-def test_the_documents_of_a_reply_are_found(documents: list[dict[str, Any]]) -> None:
+@given(
+    st.lists(DOCUMENTS, max_size=4),
+    st.sampled_from(["firstBatch", "nextBatch"]),
+    st.integers(-(2**63), 2**63 - 1),
+)
+def test_what_a_reply_holds_is_found(
+    documents: list[dict[str, Any]], batch: str, cursor_id: int
+) -> None:
     with contextlib.suppress(InvalidDocumentError):
         encoded = [_bson_py.encode(document) for document in documents]
         reply = bson.encode(
             {
                 "extra": {"a": [1, "x"]},
                 "cursor": {
-                    "id": Int64(0),
-                    "firstBatch": [bson.raw_bson.RawBSONDocument(one) for one in encoded],
+                    batch: [bson.raw_bson.RawBSONDocument(one) for one in encoded],
+                    "id": Int64(cursor_id),
                     "ns": "a.b",
                 },
                 "ok": 1.0,
             }
         )
         for module in IMPLEMENTATIONS:
-            assert module.reply_documents(reply) == encoded
+            assert module.reply_documents(reply, batch) == encoded
+            assert module.reply_cursor_id(reply) == cursor_id
+
+
+@given(st.binary(max_size=60), st.integers(0, 2**32))
+def test_a_damaged_reply_gets_one_answer(data: bytes, seed: int) -> None:
+    reply = bytearray(
+        bson.encode({"cursor": {"id": Int64(5), "firstBatch": [{"a": data}]}, "ok": 1})
+    )
+    chance = random.Random(seed)
+    for _ in range(chance.randint(0, 3)):
+        reply[chance.randrange(len(reply))] = chance.randrange(256)
+    damaged = bytes(reply[: chance.randint(0, len(reply))] if seed % 2 else reply)
+    for name in ("reply_cursor_id", "reply_documents"):
+        answers = [outcome(getattr(module, name), damaged) for module in IMPLEMENTATIONS]
+        assert all(same(answers[0], answer) for answer in answers), damaged

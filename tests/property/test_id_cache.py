@@ -48,7 +48,7 @@ class Model:
             return None
         self.hits += 1
         entry[2] = True
-        return entry[1]  # type: ignore[no-any-return]
+        return entry[1]
 
     def put(self, key: bytes, document_id: bytes) -> None:
         if self.max_entries == 0:

@@ -253,3 +253,53 @@ def test_a_frame_refuses_a_range_that_runs_backwards() -> None:
 
     with pytest.raises(InvalidArgumentError, match="lies before"):
         frame(chosen, end=START - 1)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"), [(0, 5), (2, 4), (4, 4), (3, 1), (-3, 2), (2, 99), (7, 9), (0, 0)]
+)
+def test_a_part_is_a_copy_of_some_rows(module: Any, start: int, stop: int) -> None:
+    rows = [row(number) for number in range(5)]
+    found = module.part(module.columns_from_rows(rows), start, stop)
+    first = max(start, 0)
+    assert module.rows(found) == rows[first : max(first, stop)]
+
+
+def test_a_part_leaves_no_way_to_the_rest(module: Any) -> None:
+    columns = module.columns_from_rows([row(number) for number in range(100)])
+    found = np.asarray(module.part(columns, 0, 3).close)
+    assert found.shape == (3,)
+    assert memoryview(found).nbytes == memoryview(module.part(columns, 0, 3).open).nbytes == 24
+    assert not np.shares_memory(found, np.asarray(columns.close))
+
+
+def test_longer_candles_are_made_of_shorter_ones(module: Any) -> None:
+    figures = [  # minute, open, high, low, close, volume
+        (3, 10.0, 12.0, 9.0, 11.0, 1.0),
+        (4, 11.0, 15.0, 11.0, 14.0, 2.0),
+        (5, 14.0, 14.5, 8.0, 9.0, 0.5),
+        (7, 9.0, 9.5, 7.0, 9.25, 4.0),
+        (16, 1.0, 2.0, 0.5, 1.5, 3.0),
+    ]
+    base = START // (5 * STEP) * 5 * STEP
+    columns = module.columns_from_rows(
+        [dict(zip(NAMES, (base + minute * STEP, *rest), strict=True)) for minute, *rest in figures]
+    )
+    found = module.rows(module.aggregated(columns, 5 * STEP))
+    assert [tuple(candle.values()) for candle in found] == [
+        (base, 10.0, 15.0, 9.0, 14.0, 3.0),
+        (base + 5 * STEP, 14.0, 14.5, 7.0, 9.25, 4.5),
+        (base + 15 * STEP, 1.0, 2.0, 0.5, 1.5, 3.0),
+    ]
+
+
+@pytest.mark.parametrize("moment", [-1, -STEP, -STEP - 1, 0, 1])
+def test_moments_before_1970_are_rounded_down_too(module: Any, moment: int) -> None:
+    columns = module.columns_from_rows([{**row(0), "timestamp": moment}])
+    assert module.aggregated(columns, STEP).timestamp.tolist() == [moment // STEP * STEP]
+
+
+def test_candles_of_no_length_are_refused(module: Any) -> None:
+    with pytest.raises(ValueError, match="step must be positive"):
+        module.aggregated(module.columns_from_rows([]), 0)
+    assert len(module.aggregated(module.columns_from_rows([]), 5)) == 0

@@ -415,14 +415,29 @@ def split(bytes data not None):
     return documents
 
 
-def reply_documents(bytes reply not None):
+def reply_cursor_id(bytes reply not None):
+    cdef Reader reader
+    cdef Py_ssize_t start, end, value
+    cdef int64_t number
+    reader.data = PyBytes_AS_STRING(reply)
+    reader.converts = False
+    end = _end_of(&reader, 0, PyBytes_GET_SIZE(reply))
+    start = _field(&reader, 0, end, b"cursor", 0x03)
+    end = _end_of(&reader, start, end)
+    value = _field(&reader, start, end, b"id", 0x12)
+    _skip(&reader, 0x12, value, end, 0)
+    memcpy(&number, reader.data + value, 8)
+    return number
+
+
+def reply_documents(bytes reply not None, str batch not None="firstBatch"):
     cdef Reader reader
     cdef Py_ssize_t start, end, at, value
     reader.data = PyBytes_AS_STRING(reply)
     reader.converts = False
     end = _end_of(&reader, 0, PyBytes_GET_SIZE(reply))
     start = _field(&reader, 0, end, b"cursor", 0x03)
-    start = _field(&reader, start, _end_of(&reader, start, end), b"firstBatch", 0x04)
+    start = _field(&reader, start, _end_of(&reader, start, end), batch.encode(), 0x04)
     end = _end_of(&reader, start, end)
     documents = []
     at = start + 4
@@ -430,7 +445,7 @@ def reply_documents(bytes reply not None):
         if reader.data[at] != 0x03:
             malformed("a batch holds no documents")
         value = _key_end(&reader, at + 1, end) + 1
-        at = _end_of(&reader, value, end)
+        at = _end_of(&reader, value, end - 1)
         documents.append(reply[value:at])
     return documents
 
@@ -449,7 +464,11 @@ cdef Py_ssize_t _field(
             and memcmp(reader.data + at + 1, PyBytes_AS_STRING(wanted), size) == 0
         ):
             return value
-        at = _skip(reader, <unsigned char>reader.data[at], value, end, 0)
+        if <unsigned char>reader.data[at] in (0x03, 0x04):
+            # Documents are checked when they are read, if they are.
+            at = _end_of(reader, value, end - 1)
+        else:
+            at = _skip(reader, <unsigned char>reader.data[at], value, end, 0)
     malformed(f"a reply without {wanted.decode()}")
 
 

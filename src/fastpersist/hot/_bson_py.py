@@ -19,7 +19,7 @@ from bson.int64 import Int64
 from ..errors import CorruptDataError
 from ._codec_py import normalise_document, references_to_dicts, whole_doubles_to_int
 
-__all__ = ["decode", "encode", "reply_documents", "split"]
+__all__ = ["decode", "encode", "reply_cursor_id", "reply_documents", "split"]
 
 OPTIONS: Final = CodecOptions[dict[str, Any]](
     tz_aware=True,
@@ -118,15 +118,29 @@ def split(data: bytes) -> list[bytes]:
     return documents
 
 
-def reply_documents(reply: bytes) -> list[bytes]:
-    """Return the documents in ``cursor.firstBatch`` of a server's reply.
+def reply_cursor_id(reply: bytes) -> int:
+    """Return ``cursor.id`` of a server's reply, 0 when there is no more to get.
+
+    Raises:
+        CorruptDataError: The reply is malformed or has no such field.
+    """
+    end = _end_of(reply, 0, len(reply))
+    start = _field(reply, 0, end, "cursor", 0x03)
+    end = _end_of(reply, start, end)
+    value = _field(reply, start, end, "id", 0x12)
+    _check_value(reply, 0x12, value, end, 0)
+    return int.from_bytes(reply[value : value + 8], "little", signed=True)
+
+
+def reply_documents(reply: bytes, batch: str = "firstBatch") -> list[bytes]:
+    """Return the documents in a batch of ``cursor`` of a server's reply.
 
     Raises:
         CorruptDataError: The reply is malformed or has no such batch.
     """
     end = _end_of(reply, 0, len(reply))
     start = _field(reply, 0, end, "cursor", 0x03)
-    start = _field(reply, start, _end_of(reply, start, end), "firstBatch", 0x04)
+    start = _field(reply, start, _end_of(reply, start, end), batch, 0x04)
     end = _end_of(reply, start, end)
     documents = []
     at = start + 4
@@ -134,7 +148,7 @@ def reply_documents(reply: bytes) -> list[bytes]:
         if reply[at] != 0x03:
             malformed("a batch holds no documents")
         value = _key_end(reply, at + 1, end) + 1
-        at = _end_of(reply, value, end)
+        at = _end_of(reply, value, end - 1)
         documents.append(reply[value:at])
     return documents
 
@@ -146,7 +160,11 @@ def _field(data: bytes, start: int, end: int, wanted: str, kind: int) -> int:
         value = key_end + 1
         if data[at] == kind and data[at + 1 : key_end] == wanted.encode():
             return value
-        at = _check_value(data, data[at], value, end, 0)
+        if data[at] in (0x03, 0x04):
+            # Documents are checked when they are read, if they are.
+            at = _end_of(data, value, end - 1)
+        else:
+            at = _check_value(data, data[at], value, end, 0)
     return malformed(f"a reply without {wanted}")
 
 

@@ -295,6 +295,88 @@ def is_complete(CandleColumns columns not None, int64_t since, int64_t step, int
     return missing_steps(columns, since, step, count) == 0
 
 
+cdef CandleColumns new_columns(Py_ssize_t length):
+    cdef list columns = []
+    cdef Column column
+    cdef void *data
+    cdef int field
+    for field in range(FIELDS):
+        column = Column("float64" if field else "int64")
+        data = realloc(column._data, max(length, 1) * 8)
+        if data == NULL:
+            raise MemoryError()
+        column._data = data
+        column._length = length
+        columns.append(column)
+    return CandleColumns(*columns)
+
+
+def part(CandleColumns columns not None, Py_ssize_t start, Py_ssize_t stop):
+    cdef CandleColumns copy
+    cdef int field
+    start = max(start, 0)
+    stop = max(min(stop, columns.timestamp._length), start)
+    copy = new_columns(stop - start)
+    for field in range(FIELDS):
+        memcpy(
+            copy.column(field)._data,
+            <const char *>columns.column(field)._data + start * 8,
+            (stop - start) * 8,
+        )
+    return copy
+
+
+def aggregated(CandleColumns columns not None, int64_t step):
+    if step <= 0:
+        raise ValueError(f"step must be positive, got {step}")
+    cdef const int64_t *moments = <const int64_t *>columns.timestamp._data
+    cdef const double *opened = columns.figures(1)
+    cdef const double *high = columns.figures(2)
+    cdef const double *low = columns.figures(3)
+    cdef const double *close = columns.figures(4)
+    cdef const double *volume = columns.figures(5)
+    cdef Py_ssize_t row, length = columns.timestamp._length, made = 0
+    cdef int64_t first = 0, previous = 0
+    for row in range(length):
+        first = floor_to(moments[row], step)
+        if row == 0 or first != previous:
+            made += 1
+        previous = first
+    cdef CandleColumns result = new_columns(made)
+    cdef int64_t *to_moments = <int64_t *>result.timestamp._data
+    cdef double *to_opened = result.figures(1)
+    cdef double *to_high = result.figures(2)
+    cdef double *to_low = result.figures(3)
+    cdef double *to_close = result.figures(4)
+    cdef double *to_volume = result.figures(5)
+    made = -1
+    for row in range(length):
+        first = floor_to(moments[row], step)
+        if made < 0 or to_moments[made] != first:
+            made += 1
+            to_moments[made] = first
+            to_opened[made] = opened[row]
+            to_high[made] = high[row]
+            to_low[made] = low[row]
+            to_volume[made] = volume[row]
+        else:
+            if high[row] > to_high[made]:
+                to_high[made] = high[row]
+            if low[row] < to_low[made]:
+                to_low[made] = low[row]
+            to_volume[made] += volume[row]
+        to_close[made] = close[row]
+    return result
+
+
+cdef inline int64_t floor_to(int64_t moment, int64_t step) noexcept nogil:
+    cdef int64_t rest = moment % step
+    # Python's rule and not C's, for moments before 1970; the directive leaves that to us.
+    if rest < 0:
+        rest += step
+    return moment - rest
+
+
 def rows(CandleColumns columns not None):
     cdef const int64_t *moments = <const int64_t *>columns.timestamp._data
     cdef const double *opened = columns.figures(1)

@@ -17,11 +17,13 @@ from ..errors import CorruptDataError
 __all__ = [
     "CandleColumns",
     "Column",
+    "aggregated",
     "columns_from_batches",
     "columns_from_rows",
     "insert_documents",
     "is_complete",
     "missing_steps",
+    "part",
     "rows",
 ]
 
@@ -245,6 +247,40 @@ def missing_steps(columns: CandleColumns, since: int, step: int, count: int) -> 
 def is_complete(columns: CandleColumns, since: int, step: int, count: int) -> bool:
     """Say whether :func:`missing_steps` finds none."""
     return missing_steps(columns, since, step, count) == 0
+
+
+def part(columns: CandleColumns, start: int, stop: int) -> CandleColumns:
+    """Return a copy of the candles from row `start` to before `stop`, as far as they are there."""
+    start = max(start, 0)
+    stop = max(min(stop, len(columns)), start)
+    return _from_lists([getattr(columns, name).tolist()[start:stop] for name in NAMES], 0)
+
+
+def aggregated(columns: CandleColumns, step: int) -> CandleColumns:
+    """Return candles of `step` ms, made of those of a shorter interval, which are in order.
+
+    A candle opens with the first of its parts and closes with the last; one without parts is not
+    there. Whether the first and the last have all their parts is for the caller to know.
+
+    Raises:
+        ValueError: `step` is not positive.
+    """
+    if step <= 0:
+        raise ValueError(f"step must be positive, got {step}")
+    made: list[list[float]] = []
+    for moment, opened, high, low, close, volume in zip(
+        *(getattr(columns, name) for name in NAMES), strict=True
+    ):
+        first = moment // step * step
+        if made and made[-1][0] == first:
+            candle = made[-1]
+            candle[2] = high if high > candle[2] else candle[2]
+            candle[3] = low if low < candle[3] else candle[3]
+            candle[4] = close
+            candle[5] += volume
+        else:
+            made.append([first, opened, high, low, close, volume])
+    return _from_lists([[candle[place] for candle in made] for place in range(len(NAMES))], 0)
 
 
 def rows(columns: CandleColumns) -> list[dict[str, Any]]:

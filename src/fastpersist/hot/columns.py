@@ -8,11 +8,13 @@ if TYPE_CHECKING:
     from ._columns_py import (
         CandleColumns,
         Column,
+        aggregated,
         columns_from_batches,
         columns_from_rows,
         insert_documents,
         is_complete,
         missing_steps,
+        part,
         rows,
     )
 else:
@@ -21,20 +23,24 @@ else:
     _module = choose("columns")
     CandleColumns = _module.CandleColumns
     Column = _module.Column
+    aggregated = _module.aggregated
     columns_from_batches = _module.columns_from_batches
     columns_from_rows = _module.columns_from_rows
     insert_documents = _module.insert_documents
     is_complete = _module.is_complete
     missing_steps = _module.missing_steps
+    part = _module.part
     rows = _module.rows
 
 __all__ = [
     "CandleColumns",
     "Column",
+    "aggregated",
     "columns_from_batches",
     "columns_from_rows",
     "insert_documents",
     "is_complete",
     "missing_steps",
+    "part",
     "rows",
 ]
