@@ -16,10 +16,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from pymongo import MongoClient
 
 import fastpersist
 from fastpersist.local import LocalServers
+
+# Time decides no test, neither that of an example nor that of making one.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
+
+
+_OF_THE_RUNNER = (
+    "MODE", "STRATEGY_FILE", "SYMBOL", "STRATEGY", "EXCHANGE", "FRAME", "FEED", "ENTRY", "VERBOSE",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,8 @@ class Servers:
 def no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep settings of the shell that runs the tests out of them."""
     for name in list(os.environ):
-        if name.startswith(("CC_", "FASTPERSIST_")) and name not in (
+        is_ours = name in _OF_THE_RUNNER or name.startswith(("CC_", "FASTPERSIST_"))
+        if is_ours and name not in (
             "FASTPERSIST_PURE",
             "FASTPERSIST_TEST_MONGO_URL",
             "FASTPERSIST_TEST_REDIS_URL",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from typing import Final, Generic, TypeVar
 
@@ -18,47 +17,22 @@ _MOST_BYTES: Final = 8 * 1024 * 1024
 _MOST_BATCHES: Final = 8
 
 
-class _Call(Generic[RequestT, ResultT]):
-    __slots__ = ("future", "request")
-
-    def __init__(self, request: RequestT) -> None:
-        self.request = request
-        self.future: asyncio.Future[ResultT] | None = None
-
-    @property
-    def is_cancelled(self) -> bool:
-        return self.future is not None and self.future.cancelled()
-
-    def wait(self) -> asyncio.Future[ResultT]:
-        if self.future is None:
-            self.future = asyncio.get_running_loop().create_future()
-        return self.future
-
-    def resolve(self, outcome: ResultT | Exception) -> None:
-        future = self.wait()
-        if future.done():
-            return  # its caller was cancelled
-        if isinstance(outcome, Exception):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
-
-
 class _Item(Generic[RequestT, ResultT]):
     """Calls of one key that are one request of a batch."""
 
-    __slots__ = ("calls", "is_exclusive", "is_sent", "key", "size")
+    __slots__ = ("calls", "is_exclusive", "key", "later", "size")
 
     def __init__(self, key: Hashable, is_exclusive: bool) -> None:
         self.key = key
-        self.calls: list[_Call[RequestT, ResultT]] = []
+        self.calls: list[tuple[RequestT, asyncio.Future[ResultT]]] = []
         self.is_exclusive = is_exclusive
-        self.is_sent = False
         self.size = 0
+        # What waits behind the first item of a key; mostly nothing does.
+        self.later: list[_Item[RequestT, ResultT]] = []
 
     def drop_cancelled(self) -> bool:
         """Forget the calls that were cancelled; say whether any is left."""
-        self.calls = [call for call in self.calls if not call.is_cancelled]
+        self.calls = [call for call in self.calls if not call[1].cancelled()]
         return bool(self.calls)
 
 
@@ -66,7 +40,7 @@ class Coalescer(Generic[RequestT, ResultT]):
     """Gathers the calls of one turn of the event loop and sends them together.
 
     The first caller of a turn yields once. Alone, it then runs `alone` in its own task, without a
-    future or a further task; otherwise one task runs `together` for all of the turn. Calls with
+    further one; otherwise one task runs `together` for all of the turn. Calls with
     the same key in one batch are one request, the last one, and share its outcome. A cancelled
     caller drops out alone. A few batches are under way at a time; what comes meanwhile waits and
     makes the next ones larger. Belongs to one event loop.
@@ -101,7 +75,7 @@ class Coalescer(Generic[RequestT, ResultT]):
         self._counts = 0 if first_counts else -1
         self._most_calls = most_calls
         self._most_bytes = most_bytes
-        self._waiting: dict[Hashable, deque[_Item[RequestT, ResultT]]] = {}
+        self._waiting: dict[Hashable, _Item[RequestT, ResultT]] = {}
         self._has_leader = False
         self._under_way: set[Hashable] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -111,24 +85,20 @@ class Coalescer(Generic[RequestT, ResultT]):
 
     async def __call__(self, key: Hashable, request: RequestT, size: int = 0) -> ResultT:
         """Return the outcome of `request`, which has `size` bytes."""
-        item, call = self._add(key, request, size)
+        item, future = self._add(key, request, size)
         if self._has_leader or key in self._under_way:
-            return await call.wait()
+            return await future
         self._has_leader = True
         try:
             await asyncio.sleep(0)
         except BaseException:
             self._has_leader = False
-            if item.is_sent:
-                call.wait().cancel()
-            else:
-                self._withdraw(item, call)
+            future.cancel()
             self._send_waiting()
             raise
         self._has_leader = False
-        is_alone = not item.is_sent and len(self._waiting) == len(self._waiting[key]) == 1
-        if not is_alone or len(item.calls) > 1:
-            future = call.wait()
+        is_alone = self._waiting.get(key) is item and len(self._waiting) == len(item.calls) == 1
+        if not is_alone or item.later:
             self._send_waiting()
             return await future
         self._take(key)
@@ -146,7 +116,7 @@ class Coalescer(Generic[RequestT, ResultT]):
 
         Raises what the first that failed has raised, after all have ended.
         """
-        futures = [self._add(key, request, size)[1].wait() for key, request, size in requests]
+        futures = [self._add(key, request, size)[1] for key, request, size in requests]
         if not futures:
             return
         leads, self._has_leader = not self._has_leader, True
@@ -177,8 +147,7 @@ class Coalescer(Generic[RequestT, ResultT]):
 
         For a request that must neither replace an earlier one nor be replaced by a later one.
         """
-        _, call = self._add(key, request, 0, is_exclusive=True)
-        future = call.wait()
+        _, future = self._add(key, request, 0, is_exclusive=True)
         if not self._has_leader:
             self._send_waiting()
         return await future
@@ -199,45 +168,38 @@ class Coalescer(Generic[RequestT, ResultT]):
 
     def _add(
         self, key: Hashable, request: RequestT, size: int, *, is_exclusive: bool = False
-    ) -> tuple[_Item[RequestT, ResultT], _Call[RequestT, ResultT]]:
-        items = self._waiting.get(key)
-        if items is None:
-            items = self._waiting[key] = deque()
-        if not items or is_exclusive or items[-1].is_exclusive:
-            items.append(_Item(key, is_exclusive))
-        item = items[-1]
-        call: _Call[RequestT, ResultT] = _Call(request)
-        item.calls.append(call)
+    ) -> tuple[_Item[RequestT, ResultT], asyncio.Future[ResultT]]:
+        first = item = self._waiting.get(key)
+        if first is None:
+            item = self._waiting[key] = _Item(key, is_exclusive)
+        else:
+            item = first.later[-1] if first.later else first
+            if is_exclusive or item.is_exclusive:
+                item = _Item(key, is_exclusive)
+                first.later.append(item)
+        future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
+        item.calls.append((request, future))
         item.size = size
-        return item, call
+        return item, future
 
     def _take(self, key: Hashable) -> _Item[RequestT, ResultT]:
-        items = self._waiting[key]
-        item = items.popleft()
-        if not items:
+        item = self._waiting[key]
+        if item.later:
+            following = self._waiting[key] = item.later.pop(0)
+            following.later = item.later
+        else:
             del self._waiting[key]
-        item.is_sent = True
         return item
-
-    def _withdraw(self, item: _Item[RequestT, ResultT], call: _Call[RequestT, ResultT]) -> None:
-        item.calls.remove(call)
-        if not item.calls:
-            items = self._waiting[item.key]
-            items.remove(item)
-            if not items:
-                del self._waiting[item.key]
 
     def _send_waiting(self) -> None:
         batch: list[_Item[RequestT, ResultT]] = []
         size = 0
         for key in [key for key in self._waiting if key not in self._under_way]:
-            most = self._most_bytes - self._waiting[key][0].size
+            most = self._most_bytes - self._waiting[key].size
             if batch and (len(batch) >= self._most_calls or size > most):
                 self._send(batch)
                 batch, size = [], 0
-            if not (batch or self._waiting[key][0].is_exclusive) and (
-                self._batches >= _MOST_BATCHES
-            ):
+            if not (batch or self._waiting[key].is_exclusive) and self._batches >= _MOST_BATCHES:
                 continue
             item = self._take(key)
             while not item.drop_cancelled() and key in self._waiting:
@@ -255,9 +217,6 @@ class Coalescer(Generic[RequestT, ResultT]):
     def _send(self, batch: list[_Item[RequestT, ResultT]]) -> None:
         # An exclusive request is like a caller that runs alone: it waits for nobody's batch.
         self._batches += not batch[0].is_exclusive
-        for item in batch:
-            for call in item.calls:
-                call.wait()
         if self._ordered:
             self._under_way.update(item.key for item in batch)
         task = asyncio.ensure_future(self._run(batch))
@@ -266,7 +225,7 @@ class Coalescer(Generic[RequestT, ResultT]):
 
     async def _run(self, batch: list[_Item[RequestT, ResultT]]) -> None:
         try:
-            requests = [item.calls[self._counts].request for item in batch]
+            requests = [item.calls[self._counts][0] for item in batch]
             outcomes: Sequence[ResultT | Exception]
             if len(requests) == 1 and len(batch[0].calls) == 1:
                 outcomes, may_repeat = [await self._outcome_alone(requests[0])], False
@@ -276,16 +235,15 @@ class Coalescer(Generic[RequestT, ResultT]):
                 except Exception as error:
                     outcomes, may_repeat = [error] * len(batch), False
             for item, outcome in zip(batch, outcomes, strict=True):
-                for call in item.calls:
+                for request, future in item.calls:
                     if may_repeat and isinstance(outcome, Exception):
-                        call.resolve(await self._outcome_alone(call.request))
+                        _resolve(future, await self._outcome_alone(request))
                     else:
-                        call.resolve(outcome)
+                        _resolve(future, outcome)
         finally:
             for item in batch:
-                for call in item.calls:
-                    # All are done, unless this task was cancelled.
-                    call.wait().cancel()
+                # All are done, unless this task was cancelled.
+                _cancel(future for _, future in item.calls)
             self._batches -= not batch[0].is_exclusive
             self._release([item.key for item in batch])
 
@@ -301,6 +259,15 @@ class Coalescer(Generic[RequestT, ResultT]):
             self._released.set_result(None)
         if self._waiting and not self._has_leader:
             self._send_waiting()
+
+
+def _resolve(future: asyncio.Future[ResultT], outcome: ResultT | Exception) -> None:
+    if future.done():
+        return  # its caller was cancelled
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 def _cancel(futures: Iterable[asyncio.Future[ResultT]]) -> None:

@@ -172,7 +172,10 @@ class BreakevenLevel(TypedDict):
 
 
 PartialData = Mapping[str, PartialLevels]
+"""Levels by the id of their signal (contract 4.4)."""
+
 BreakevenData = Mapping[str, BreakevenLevel]
+"""Whether breakeven is reached, by the id of the signal (contract 4.4)."""
 
 Notification = dict[str, Any]
 """A notification (contract 4.6): ``id``, ``type`` and ``backtest`` always."""

@@ -246,7 +246,9 @@ class CandleRegistry(Registry[PersistCandleInstance]):
         closed.
 
         Args:
-            symbol, interval, exchange_name: The context.
+            symbol: Symbol of the context.
+            interval: Interval of the context.
+            exchange_name: Exchange of the context.
             start: First opening time, an aware datetime or ms.
             end: The moment before which the last candle opens.
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from .adapters.dual_store import DualStoreBackend
+from .errors import ClosedError
 from .hot.idcache import CacheStats
 from .own_domains import OwnDomain, OwnDomainT, declared_domains
 from .registry import Registries, registries
@@ -16,7 +19,32 @@ from .settings import Settings, SettingsArguments
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["Store", "open_store", "set_logger", "setup", "shutdown"]
+__all__ = ["Store", "StoreHealth", "open_store", "set_logger", "setup", "shutdown"]
+
+_PING_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHealth:
+    """Which servers of a store answer.
+
+    Attributes:
+        mongo_ms: How long MongoDB's primary took, in ms, or None: it did not answer.
+        redis_ms: The same of Redis, without which a store is slower and no more.
+    """
+
+    mongo_ms: float | None
+    redis_ms: float | None
+
+    @property
+    def mongo(self) -> bool:
+        """Whether MongoDB's primary answers."""
+        return self.mongo_ms is not None
+
+    @property
+    def redis(self) -> bool:
+        """Whether Redis answers."""
+        return self.redis_ms is not None
 
 
 class Store(Registries):
@@ -58,6 +86,19 @@ class Store(Registries):
             StoreUnavailableError: MongoDB is not ready within ``start_timeout``.
         """
         await self.container.ready()
+
+    async def health(self) -> StoreHealth:
+        """Ask both servers, for a second at most; raises nothing when one does not answer.
+
+        Connects nothing: of a store that has not been used, or is closed, none answers.
+        """
+        try:
+            mongo, redis = self.container.mongo_service, self.container.redis_service
+        except ClosedError:
+            return StoreHealth(None, None)
+        return StoreHealth(
+            *await asyncio.gather(mongo.ping(_PING_SECONDS), redis.ping(_PING_SECONDS))
+        )
 
     async def aclose(self) -> None:
         """Close all connections and the local servers that this store started."""

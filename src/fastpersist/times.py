@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta, timezone
 from typing import Literal
@@ -17,6 +15,7 @@ __all__ = [
     "current_simulated_time",
     "is_visible",
     "now_ms",
+    "parse_moment",
     "read_limit",
     "simulated_time",
     "to_datetime",
@@ -57,6 +56,23 @@ def to_ms(when: When, field: str = "when") -> int:
     )
 
 
+def parse_moment(name: str, text: str) -> int:
+    """Return a time as ms: a whole number of ms, or ISO text, UTC unless it names a zone.
+
+    Raises:
+        InvalidArgumentError: It is neither.
+    """
+    if text.isascii() and text.isdecimal() and len(text) > 8:
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        raise InvalidArgumentError(
+            name, f"not a time: {text!r:.60}", hint="for example 2025-01-31 or 2025-01-31T12:00Z"
+        ) from None
+    return to_ms(moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc), name)
+
+
 def to_datetime(ms: int) -> datetime:
     """Return `ms` since the epoch as an aware datetime in UTC."""
     return _EPOCH + timedelta(milliseconds=ms)
@@ -67,8 +83,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-@contextmanager
-def simulated_time(when: When) -> Iterator[None]:
+class simulated_time:  # noqa: N801  # reads as a statement, like contextlib.suppress
     """Run a block at a simulated moment: reads inside see nothing that was written for later.
 
     The moment belongs to the current task (a context variable): tasks started inside inherit it,
@@ -77,11 +92,17 @@ def simulated_time(when: When) -> Iterator[None]:
     Raises:
         InvalidArgumentError: `when` is a naive datetime or neither datetime nor int.
     """
-    token = _simulated_ms.set(to_ms(when))
-    try:
-        yield
-    finally:
-        _simulated_ms.reset(token)
+
+    __slots__ = ("_moment", "_token")
+
+    def __init__(self, when: When) -> None:
+        self._moment = to_ms(when)
+
+    def __enter__(self) -> None:
+        self._token = _simulated_ms.set(self._moment)
+
+    def __exit__(self, *error: object) -> None:
+        _simulated_ms.reset(self._token)
 
 
 def current_simulated_time() -> int | None:

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from conftest import Place
 from kit import CommandRecorder
+from toolbox_kit import Command
 
 _recorder = CommandRecorder()
 monitoring.register(_recorder)
@@ -36,3 +37,11 @@ async def redis(place: Place) -> AsyncIterator[Redis]:
     """Redis through a plain client."""
     async with Redis.from_url(place.servers.redis_url) as client:
         yield client
+
+
+@pytest.fixture
+def fastpersist(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """The command, at the test's place."""
+    return Command(place, monkeypatch, capsys)

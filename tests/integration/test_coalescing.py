@@ -210,9 +210,46 @@ async def test_log_lines_of_concurrent_calls_are_one_command(
     await store.log.write_log_data([{"id": "first", "topic": ""}])
     commands.clear()
     await asyncio.gather(*(store.log.write_log_data([entry]) for entry in entries))
-    assert commands.of(place.name) == ["update"]
+    assert commands.of(place.name) == ["insert"]
     stored = await store.log.read_log_data()
     assert [entry["id"] for entry in stored] == ["first", *(entry["id"] for entry in entries)]
+
+
+async def test_rows_that_are_there_already_are_updated(
+    place: Place, store: Store, database: Database, commands: CommandRecorder
+) -> None:
+    def rows(numbers: range, note: str) -> list[Any]:
+        return [{"id": f"n{number}", "type": "x", "note": note} for number in numbers]
+
+    await store.notification.write_notification_data(True, rows(range(10), "first"))
+    before = {row["notificationId"]: row async for row in database["notification-items"].find()}
+    async with place.open() as other:
+        commands.clear()
+        await other.notification.write_notification_data(True, rows(range(5, 15), "second"))
+        assert commands.of(place.name) == ["insert", "update", "find"]
+        commands.clear()
+        await other.notification.write_notification_data(True, rows(range(5, 15), "third"))
+        assert commands.of(place.name) == ["find", "update"]
+    after = {row["notificationId"]: row async for row in database["notification-items"].find()}
+    assert [after[f"n{n}"]["payload"]["note"] for n in range(15)] == ["first"] * 5 + ["third"] * 10
+    for name, row in before.items():
+        assert (row["_id"], row["createDate"]) == (after[name]["_id"], after[name]["createDate"])
+    for row in after.values():
+        assert row["__v"] == 0
+        assert row["createDate"] <= row["updatedDate"]
+        assert row["backtest"] is True
+
+
+async def test_log_lines_that_are_there_already_stay(
+    place: Place, store: Store, database: Database
+) -> None:
+    await store.log.write_log_data([{"id": f"l{n}", "topic": "first"} for n in range(5)])
+    before = await database["log-items"].find().sort("entryId").to_list()
+    async with place.open() as other:
+        await other.log.write_log_data([{"id": f"l{n}", "topic": "second"} for n in range(8)])
+    after = await database["log-items"].find().sort("entryId").to_list()
+    assert after[:5] == before
+    assert [row["payload"]["topic"] for row in after[5:]] == ["second"] * 3
 
 
 async def test_of_concurrent_log_lines_with_one_id_the_first_stays(store: Store) -> None:
@@ -320,3 +357,188 @@ async def test_documents_of_a_careless_writer_hurt_nobody_else(
     frame = await store.candle.read_candles_frame("B", "1m", "x", WHEN, WHEN + 120_000)
     assert len(frame) == 0
     assert frame.columns.skipped == 2
+
+
+async def test_documents_whose_ids_are_known_are_updated_by_them(
+    place: Place, store: Store, database: Database, commands: CommandRecorder
+) -> None:
+    symbols = [f"S{number}" for number in range(5)]
+    await asyncio.gather(*(write(store, symbol, 1) for symbol in symbols))
+    before = {row["symbol"]: row async for row in database["signal-items"].find()}
+    commands.clear()
+    await asyncio.gather(*(write(store, symbol, 2) for symbol in symbols))
+    assert commands.of(place.name) == ["find", "update"]
+    assert commands.filters_of(place.name) == [{"_id"}] * 5
+    after = {row["symbol"]: row async for row in database["signal-items"].find()}
+    for symbol in symbols:
+        assert after[symbol]["payload"]["priceOpen"] == 2
+        for name in ("_id", "createDate", "symbol", "strategyName", "exchangeName", "__v"):
+            assert after[symbol][name] == before[symbol][name]
+
+
+@pytest.mark.parametrize("others", [0, 5])
+async def test_a_document_that_was_given_another_context_is_left_alone(
+    store: Store, others: int
+) -> None:
+    symbols = ["S", *(f"O{number}" for number in range(others))]
+    await asyncio.gather(*(write(store, symbol, 1) for symbol in symbols))
+    service = store.container.signal_db_service
+    found = await service.find_by_filter({"symbol": "S"})
+    assert found is not None
+    await service.update(found["id"], {"symbol": "RENAMED"})
+    await asyncio.gather(*(write(store, symbol, 2) for symbol in symbols))
+    assert await read(store, "RENAMED") == 1
+    assert [await read(store, symbol) for symbol in symbols] == [2] * len(symbols)
+
+
+async def test_documents_that_changed_places_get_their_own_values(
+    store: Store, database: Database
+) -> None:
+    await asyncio.gather(write(store, "A", 1), write(store, "B", 2))
+    rows = database["signal-items"]
+    for old, new in (("A", "X"), ("B", "A"), ("X", "B")):
+        await rows.update_one({"symbol": old}, {"$set": {"symbol": new}})
+    await asyncio.gather(write(store, "A", 10), write(store, "B", 11))
+    assert [await read(store, "A"), await read(store, "B")] == [10, 11]
+    assert await rows.count_documents({}) == 2
+
+
+@pytest.mark.parametrize("others", [0, 5])
+async def test_a_document_that_others_deleted_is_made_anew_by_its_context(
+    store: Store, database: Database, redis: Redis, place: Place, others: int
+) -> None:
+    symbols = ["S", *(f"O{number}" for number in range(others))]
+    await asyncio.gather(*(write(store, symbol, 1) for symbol in symbols))
+    old = await database["signal-items"].find_one_and_delete({"symbol": "S"})
+    assert old is not None
+    await asyncio.gather(*(write(store, symbol, 2) for symbol in symbols))
+    found = await database["signal-items"].find().to_list()
+    assert sorted(document["symbol"] for document in found) == sorted(symbols)
+    assert {document["payload"]["priceOpen"] for document in found} == {2}
+    made = next(document for document in found if document["symbol"] == "S")
+    assert made["_id"] != old["_id"]
+    assert await redis.get(f"{place.name}:signal_cache:binance:ema:S") == str(made["_id"]).encode()
+    assert await read(store, "S") == 2
+
+
+@pytest.mark.parametrize("others", [0, 5])
+async def test_a_document_that_others_replaced_is_found_by_its_context(
+    store: Store, database: Database, redis: Redis, place: Place, others: int
+) -> None:
+    symbols = ["S", *(f"O{number}" for number in range(others))]
+    await asyncio.gather(*(write(store, symbol, 1) for symbol in symbols))
+    document = await database["signal-items"].find_one_and_delete({"symbol": "S"})
+    assert document is not None
+    document["_id"] = ObjectId()
+    await database["signal-items"].insert_one(document)
+    await asyncio.gather(*(write(store, symbol, 2) for symbol in symbols))
+    found = await database["signal-items"].find({"symbol": "S"}).to_list()
+    assert [row["_id"] for row in found] == [document["_id"]]
+    assert found[0]["payload"]["priceOpen"] == 2
+    key = f"{place.name}:signal_cache:binance:ema:S"
+    assert await redis.get(key) == str(document["_id"]).encode()
+    assert store.container.signal_cache_service.known_id(key.encode()) == document["_id"].binary
+
+
+async def test_what_is_gone_is_made_anew_in_the_same_command(
+    place: Place, store: Store, database: Database, commands: CommandRecorder
+) -> None:
+    await asyncio.gather(*(write(store, f"S{number}", 1) for number in range(10)))
+    await database["signal-items"].delete_many({"symbol": {"$in": ["S3", "S7"]}})
+    commands.clear()
+    await asyncio.gather(*(write(store, f"S{number}", number + 2) for number in range(10)))
+    assert commands.updates_of(place.name) == [10]
+    assert [await read(store, f"S{number}") for number in range(10)] == list(range(2, 12))
+    assert await database["signal-items"].count_documents({}) == 10
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+async def test_what_is_deleted_at_the_last_moment_is_written_all_the_same(
+    store: Store, database: Database, comes_back: bool
+) -> None:
+    await asyncio.gather(*(write(store, f"S{number}", 1) for number in range(10)))
+    service = store.container.signal_db_service
+    look = service._in_place
+
+    async def look_and_lose(writes: Any) -> Any:
+        found = await look(writes)
+        row = await database["signal-items"].find_one_and_delete({"symbol": "S3"})
+        assert row is not None
+        if comes_back:
+            await database["signal-items"].insert_one({**row, "_id": ObjectId()})
+        await database["signal-items"].delete_one({"symbol": "S7"})
+        return found
+
+    service._in_place = look_and_lose  # type: ignore[method-assign]  # a deletion in between
+    await asyncio.gather(*(write(store, f"S{number}", number + 2) for number in range(10)))
+    assert [await read(store, f"S{number}") for number in range(10)] == list(range(2, 12))
+    assert await database["signal-items"].count_documents({}) == 10
+
+
+async def test_a_look_that_fails_costs_no_write(store: Store, monkeypatch: Any) -> None:
+    await asyncio.gather(*(write(store, f"S{number}", 1) for number in range(4)))
+
+    async def fail(*arguments: Any) -> Any:
+        raise StoreError("no look")
+
+    monkeypatch.setattr(store.container.mongo_service, "find_newest_raw", fail)
+    await asyncio.gather(*(write(store, f"S{number}", number + 2) for number in range(4)))
+    assert [await read(store, f"S{number}") for number in range(4)] == [2, 3, 4, 5]
+
+
+async def test_an_id_of_another_kind_leaves_none_behind(
+    place: Place, store: Store, database: Database, redis: Redis
+) -> None:
+    await asyncio.gather(*(write(store, f"S{number}", 1) for number in range(4)))
+    row = await database["signal-items"].find_one_and_delete({"symbol": "S2"})
+    assert row is not None
+    await database["signal-items"].insert_one({**row, "_id": "a text"})
+    await asyncio.gather(*(write(store, f"S{number}", number + 2) for number in range(4)))
+    assert [await read(store, f"S{number}") for number in range(4)] == [2, 3, 4, 5]
+    key = f"{place.name}:signal_cache:binance:ema:S2"
+    assert await redis.get(key) is None
+    assert store.container.signal_cache_service.known_id(key.encode()) is None
+
+
+async def test_readers_of_what_is_there_do_not_wait_for_the_rest(
+    store: Store, database: Database, monkeypatch: Any
+) -> None:
+    await asyncio.gather(*(write(store, f"S{number}", number) for number in range(4)))
+    await database["signal-items"].delete_one({"symbol": "S2"})
+    mongo = store.container.mongo_service
+
+    async def fail(*arguments: Any, **options: Any) -> Any:
+        raise StoreError("the second look hangs")
+
+    monkeypatch.setattr(mongo, "find_all_raw", fail)
+    found = await asyncio.gather(
+        *(read(store, f"S{number}") for number in range(4)), return_exceptions=True
+    )
+    assert [isinstance(value, StoreError) for value in found] == [False, False, True, False]
+    assert [found[0], found[1], found[3]] == [0, 1, 3]
+
+
+async def test_a_key_that_contexts_may_share_leads_no_write(
+    store: Store, database: Database
+) -> None:
+    """The id under such a key may be of the other context, though this process has proved it."""
+    mine, other = ("X", "c", "a:b"), ("X", "b:c", "a")
+    await store.signal.write_signal_data(*mine, row(1))
+    await store.signal.write_signal_data(*other, row(2))
+    assert await store.signal.read_signal_data(*other) is not None
+    await store.signal.write_signal_data(*mine, row(3))
+    found = await database["signal-items"].find().to_list()
+    assert {document["strategyName"]: document["payload"]["priceOpen"] for document in found} == {
+        "c": 3,
+        "b:c": 2,
+    }
+
+
+async def test_reads_that_exceed_one_reply_are_all_answered(store: Store) -> None:
+    large = "x" * 7_000_000
+    for number in range(4):
+        await store.state.write_state_data("s", f"b{number}", {"id": str(number), "t": large}, WHEN)
+    found = await asyncio.gather(
+        *(store.state.read_state_data("s", f"b{number}") for number in range(5))
+    )
+    assert [state and state["id"] for state in found] == ["0", "1", "2", "3", None]

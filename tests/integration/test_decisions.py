@@ -263,7 +263,7 @@ async def test_lists_and_candles_go_in_bulk(
     await store.storage.write_storage_data(True, [{"id": f"s{n}"} for n in range(100)])
     await store.candle.write_candles_data("S", "1m", "e", candles(100))
     await store.candle.read_candles_data("S", "1m", "e", 100, WHEN_MS)
-    assert commands.of(place.name) == ["update", "insert", "find"]
+    assert commands.of(place.name) == ["insert", "insert", "find"]
 
 
 async def test_the_next_log_line_costs_one_write(

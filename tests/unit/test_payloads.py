@@ -89,7 +89,7 @@ def test_other_intervals_are_refused(interval: Any) -> None:
 def test_closed_candles_come_back_with_their_six_fields() -> None:
     given = [candle(timestamp=index * STEP, extra="gone") for index in range(12)]
     before = copy.deepcopy(given)
-    checked = checked_candles(given, STEP, NOW)  # type: ignore[arg-type]
+    checked = checked_candles(given, STEP, NOW)
     assert [row["timestamp"] for row in checked] == [index * STEP for index in range(10)]
     assert all(list(row) == ["timestamp", *FIGURES] for row in checked)
     assert given == before
@@ -141,14 +141,14 @@ def test_candles_that_are_taken(given: Any) -> None:
 )
 def test_wrong_candles_are_refused_by_row(wrong: Any, message: str) -> None:
     with pytest.raises(InvalidCandleError) as caught:
-        checked_candles([candle(), candle(), wrong], STEP, NOW)  # type: ignore[list-item]
+        checked_candles([candle(), candle(), wrong], STEP, NOW)
     assert message in str(caught.value)
     assert (caught.value.row, caught.value.field) == (2, "candles[2]")
 
 
 def test_a_wrong_candle_is_refused_even_if_it_has_not_closed() -> None:
     with pytest.raises(InvalidCandleError):
-        checked_candles([candle(timestamp=NOW, volume=-1)], STEP, NOW)  # type: ignore[list-item]
+        checked_candles([candle(timestamp=NOW, volume=-1)], STEP, NOW)
 
 
 @pytest.mark.parametrize("wrong", [None, 5, "candles", b"", {}, candle()])

@@ -188,7 +188,7 @@ def test_redis_urls_that_are_taken(url: str) -> None:
 
 
 def test_a_folder_given_as_text_becomes_a_path() -> None:
-    assert Settings(local_folder="x").local_folder == Path("x")  # type: ignore[arg-type]
+    assert Settings(local_folder="x").local_folder == Path("x")
 
 
 DURATIONS = ("redis_timeout", "start_timeout", "operation_timeout")

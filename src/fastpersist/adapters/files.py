@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import secrets
+import stat
 import threading
 import time
 import unicodedata
@@ -26,25 +27,43 @@ from functools import cache, lru_cache
 from typing import Any, Final
 
 from ..contracts import Candle
+from ..disk import BINARY, sync_directory
 from ..domains import DOMAINS, Domain, Field, Shape
-from ..errors import CorruptDataError, InvalidArgumentError, StoreError
+from ..errors import CorruptDataError, FastPersistError, InvalidArgumentError, StoreError
 from ..hot.columns import CandleColumns, columns_from_rows
 from ..hot.keys import KeyTemplate
 from ..times import LookAheadPolicy, is_visible, to_ms
 from .backend import Key
 from .json_text import from_json, to_json
 
-__all__ = ["FilesBackend", "natural_key"]
+__all__ = [
+    "LONGEST_TEXT",
+    "RUN_LOCK",
+    "FilesBackend",
+    "is_passed_over",
+    "keys_of_path",
+    "load_json",
+    "load_within",
+    "names_other_context",
+    "natural_key",
+    "payload_moment",
+]
 
 _logger = logging.getLogger("fastpersist.files")
 
 _TEMPORARY: Final = ".tmp-"
+RUN_LOCK: Final = ".run-"
+"""How the names of the locks begin that runs keep beside a tree."""
 _CORRUPT: Final = ".corrupt"
 _SUFFIX: Final = ".json"
 _LONGEST_NAME: Final = 255
 _LONGEST_FILE_NAME: Final = _LONGEST_NAME - len(f"{_TEMPORARY}{'0' * 12}-")
 _TEMPORARY_LIFE_SECONDS: Final = 120
 _BATCH: Final = 64
+LONGEST_TEXT: Final = 6 * 16 * 1024 * 1024
+"""Most bytes that a row has as JSON: MongoDB takes 16 MiB, and a control character, one byte there,
+is written as ``\\u0001``."""
+_NEVER_WAITS: Final[int] = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
 _CANDLE_FIELDS: Final = ("timestamp", "open", "high", "low", "close", "volume")
 _NOT_JSON: Final = object()
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
@@ -324,6 +343,63 @@ class FilesBackend:
         if texts:
             await self._writer.run(os.path.dirname(next(iter(texts))), write)
 
+    def path_of(self, domain: Domain, key: Key) -> str:
+        """Return the path of a row, relative to the folder of the tree.
+
+        Raises:
+            InvalidArgumentError: A field has the wrong type, is empty or cannot be part of a path.
+        """
+        return _layout(domain).file(key)
+
+    async def put_all(
+        self, domain: Domain, items: Sequence[tuple[Key, Any]], *, replaces: bool
+    ) -> list[tuple[str, str | FastPersistError]]:
+        """Write values of any shape to their files; return path and outcome of each.
+
+        An outcome is ``written``, ``same`` (the file has the very text), ``different`` (it has
+        another one and stays), ``replaced``, or why the value has no file. Nothing is tidied.
+
+        Raises:
+            StoreError: A file cannot be read or written.
+        """
+        layout = _layout(domain)
+        outcomes: list[tuple[str, str | FastPersistError]] = []
+        by_directory: dict[str, dict[str, tuple[int, bytes]]] = {}
+        for place, (key, value) in enumerate(items):
+            path = ""
+            try:
+                path = layout.file(key)
+                layout.check_own(key, value, domain.value_field)
+                text = to_json(value, domain.value_field)
+            except FastPersistError as error:
+                outcomes.append((path, error))
+                continue
+            outcomes.append((path, ""))
+            absolute = self._absolute(path)
+            by_directory.setdefault(os.path.dirname(absolute), {})[absolute] = (place, text)
+
+        def writer(texts: dict[str, tuple[int, bytes]]) -> _Job:
+            def write() -> bool:
+                changed: dict[str, bytes] = {}
+                for path, (place, text) in texts.items():
+                    stored = _read(path)
+                    if stored == text:
+                        outcome = "same"
+                    elif stored is not None and not replaces:
+                        outcome = "different"
+                    else:
+                        outcome = "written" if stored is None else "replaced"
+                        changed[path] = text
+                    outcomes[place] = outcomes[place][0], outcome
+                _write_files(changed, replaces=replaces)
+                return bool(changed)
+
+            return write
+
+        for directory, texts in by_directory.items():
+            await self._writer.run(directory, writer(texts))
+        return outcomes
+
     def _absolute(self, relative: str) -> str:
         return os.path.abspath(os.path.join(self._folder, relative))
 
@@ -359,7 +435,7 @@ class FilesBackend:
     def _is_visible(self, domain: Domain, value: Any, asked_at: int | None) -> bool:
         if asked_at is None or not domain.has_when:
             return True
-        return is_visible(domain.name, _moment(domain, value), asked_at, self.look_ahead)
+        return is_visible(domain.name, payload_moment(domain, value), asked_at, self.look_ahead)
 
 
 class _Layout:
@@ -396,6 +472,55 @@ class _Layout:
         path = self._render(self._domain.file, names)
         self._check_lengths(path, names)
         return path
+
+    def keys(self, path: str) -> list[Key]:
+        """Return every key whose row has this path; several where joined names can be split."""
+        template = self._domain.file
+        if not path.startswith(re.split(r"[\[{]", template)[0]):
+            return []
+        found: dict[Key, None] = {}
+        for optional in (r"\1", ""):
+            variant = re.sub(r"\[([^\]]*)\]", optional, template)
+            tokens = [token for token in re.split(r"(\{\w+\})", variant) if token]
+            for names in self._splits(tokens, path, {}):
+                key = tuple(
+                    names.get("mode", names.get(field.stored)) == "backtest"
+                    if field.kind == "mode"
+                    else int(names[field.stored])
+                    if field.kind == "timestamp"
+                    else names.get(field.stored, "")
+                    for field in self._domain.key
+                )
+                with suppress(InvalidArgumentError):
+                    if self.file(key) == path:
+                        found[key] = None
+        return list(found)
+
+    def _splits(
+        self, tokens: Sequence[str], text: str, names: dict[str, str]
+    ) -> Iterator[dict[str, str]]:
+        if not tokens:
+            if not text:
+                yield names
+            return
+        token, *rest = tokens
+        name = token[1:-1] if token.startswith("{") else None
+        if name is None or name in names:
+            literal = token if name is None else names[name]
+            if text.startswith(literal):
+                yield from self._splits(rest, text[len(literal) :], names)
+            return
+        kind = next((field.kind for field in self._domain.key if field.stored == name), "mode")
+        part = text.partition("/")[0]
+        for end in range(1, len(part) + 1):
+            value = part[:end]
+            if rest and not rest[0].startswith("{") and not text.startswith(rest[0], end):
+                continue
+            if kind == "mode" and value not in ("backtest", "live"):
+                continue
+            if kind == "timestamp" and not re.fullmatch(r"0|-?[1-9][0-9]{0,18}", value):
+                continue
+            yield from self._splits(rest, text[end:], {**names, name: value})
 
     def directory(self, context: Key) -> str | None:
         """Return the directory of a context's rows, None when they lie in several."""
@@ -465,6 +590,84 @@ class _Layout:
 @cache
 def _layout(domain: Domain) -> _Layout:
     return _Layout(domain)
+
+
+def keys_of_path(domain: Domain, path: str) -> list[Key]:
+    """Return every key of a domain whose row has `path`, relative to the folder of the tree.
+
+    They are several where names that are joined by ``_`` can be split in more than one way.
+    """
+    return _layout(domain).keys(path)
+
+
+def names_other_context(domain: Domain, key: Key, value: Any) -> bool:
+    """Say whether fields inside of a value name another context than `key`."""
+    return _layout(domain).foreign_field(key, value) is not None
+
+
+def is_passed_over(name: str) -> bool:
+    """Say whether a name in a tree is of no row: a temporary one, a lock, or what was set aside."""
+    return name == _CORRUPT or name.startswith((_TEMPORARY, RUN_LOCK))
+
+
+def load_json(path: str) -> tuple[bytes, Any]:
+    """Return the text of a file and what it says; nothing is moved.
+
+    Raises:
+        CorruptDataError: It is not JSON.
+        StoreError: It cannot be read.
+    """
+    text = _read(path)
+    value = _NOT_JSON if text is None else _parsed(text)
+    if text is None or value is _NOT_JSON:
+        raise CorruptDataError(path, "is gone" if text is None else "is not JSON")
+    return text, value
+
+
+def load_within(folder: str, path: str) -> tuple[int, Any]:
+    """Return the size of a file of a tree and what it says; the tree may hold anything.
+
+    Args:
+        folder: The folder of the tree.
+        path: The file, relative to it.
+
+    Raises:
+        CorruptDataError: It is not JSON, a link out of the tree, no regular file, or larger than
+            any row.
+        StoreError: It cannot be read.
+    """
+    absolute = os.path.join(folder, path)
+    with _store_errors(absolute):
+        target = absolute
+        if os.path.islink(absolute):
+            target, tree = os.path.realpath(absolute), os.path.realpath(folder)
+            if not target.startswith(os.path.join(tree, "")):
+                raise CorruptDataError(absolute, "is a link out of the tree")
+        try:
+            text = _read_regular(target, absolute)
+        except FileNotFoundError:
+            raise CorruptDataError(absolute, "is gone") from None
+    value = _parsed(text)
+    if value is _NOT_JSON:
+        raise CorruptDataError(absolute, "is not JSON")
+    return len(text), value
+
+
+def _read_regular(path: str, name: str) -> bytes:
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise CorruptDataError(name, "is no regular file")
+    # What has been put in its place since then must neither be waited for nor be followed.
+    handle = os.open(path, os.O_RDONLY | BINARY | _NEVER_WAITS)
+    with open(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise CorruptDataError(name, "is no regular file")
+        if status.st_size > LONGEST_TEXT:
+            raise CorruptDataError(name, f"is larger than {LONGEST_TEXT} bytes, as no row is")
+        text = file.read(status.st_size + 1)
+        if len(text) > status.st_size:  # there is no telling how much is to come
+            raise CorruptDataError(name, "grows while it is read")
+        return text
 
 
 @lru_cache(maxsize=4096)
@@ -627,7 +830,7 @@ def _number(value: Any) -> float:
     return value if _is_number(value) else 0
 
 
-def _moment(domain: Domain, value: Any) -> int | None:
+def payload_moment(domain: Domain, value: Any) -> int | None:
     """Return the moment inside of a payload in ms, None when it carries none."""
     if domain.name == "risk":
         opened = [_moment_of(pair[1].get("openTimestamp")) for pair in value]
@@ -709,17 +912,6 @@ def _set_aside(path: str, is_bad: Callable[[bytes], bool], reason: str) -> bool:
     return True
 
 
-def _sync_directory(directory: str) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # the file system has no such notion
-            raise
-    finally:
-        os.close(handle)
-
-
 def _make_directory(directory: str) -> None:
     if os.path.isdir(directory):
         return
@@ -727,7 +919,7 @@ def _make_directory(directory: str) -> None:
     _make_directory(parent)
     with suppress(FileExistsError):
         os.mkdir(directory)
-    _sync_directory(parent)
+    sync_directory(parent)
 
 
 @contextmanager
@@ -756,7 +948,7 @@ def _temporary_files(texts: Mapping[str, bytes]) -> Iterator[dict[str, str]]:
 
 
 def _create(path: str) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY
     try:
         return os.open(path, flags, 0o666)
     except FileNotFoundError:
@@ -847,7 +1039,7 @@ class _Writer:
             try:
                 if changed:
                     with _store_errors(directory):
-                        _sync_directory(directory)
+                        sync_directory(directory)
             except StoreError as error:
                 for done in finished:
                     done.set_exception(error)

@@ -71,6 +71,18 @@ def _leave_children_to_init() -> None:
             child.returncode = 0
 
 
+_in_use: Final[dict[LocalServers, None]] = {}
+
+
+# One handler and not one for each start: what is registered after this module was imported, as the
+# end of the synchronous face, comes before the servers' end.
+@atexit.register
+def _stop_those_in_use() -> None:
+    for servers in list(_in_use):
+        with contextlib.suppress(LocalServerError):
+            servers.stop()
+
+
 @dataclass(frozen=True, slots=True)
 class LocalUrls:
     """Where local servers listen."""
@@ -281,7 +293,7 @@ class LocalServers:
             ) from error
         if not detached:
             self._lease_of = os.getpid()
-            atexit.register(self.stop)
+            _in_use[self] = None
         return self.urls
 
     def _start(self, detached: bool) -> None:
@@ -305,7 +317,7 @@ class LocalServers:
     def stop(self) -> None:
         """Give up the lease; the last one ends the servers."""
         lease_of, self._lease_of = self._lease_of, 0
-        atexit.unregister(self.stop)
+        _in_use.pop(self, None)
         # A forked child has its parent's objects, but not its lease.
         if lease_of == os.getpid():
             self._release(lambda lease: lease[0] == lease_of and lease[2] == self._token)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any, Final
 
 from bson import ObjectId
@@ -14,6 +14,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import DuplicateKeyError
 
 from ..errors import InvalidArgumentError
+from ..times import now_ms, to_datetime
 from .mongo import Document, MongoService, Operation
 
 __all__ = ["BaseCRUD", "Page", "upsert_of", "utc_now"]
@@ -24,10 +25,17 @@ UPSERT_ATTEMPTS: Final = 5
 _ITERATE_BATCH: Final = 500
 
 
+_latest: tuple[int, datetime] = (0, to_datetime(0))
+
+
 def utc_now() -> datetime:
     """Return the wall clock as an aware datetime with whole milliseconds, as MongoDB keeps it."""
-    now = datetime.now(timezone.utc)
-    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+    global _latest
+    now, latest = now_ms(), _latest
+    if latest[0] != now:
+        # Made once a millisecond: writes that travel together mostly share it.
+        latest = _latest = now, to_datetime(now)
+    return latest[1]
 
 
 def upsert_of(fields: Mapping[str, Any], now: datetime) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from typing import Final
 
 from ..errors import InvalidArgumentError
@@ -13,6 +13,7 @@ __all__ = ["DEFAULT_TTL", "NO_TTL", "BaseMap"]
 NO_TTL: Final = -1
 DEFAULT_TTL: Final = 300
 _SCAN_BATCH: Final = 100
+_CLEAR_BATCH: Final = 1000
 _GLOB_CHARACTERS: Final = frozenset(b"*?[]\\^-")
 
 
@@ -82,9 +83,21 @@ class BaseMap:
     async def clear(self) -> int:
         """Delete all keys of this namespace and return how many there were."""
         count = 0
-        async for batch in self._batches():
+        # A key that SCAN gives twice is deleted once, so that none need be remembered.
+        async for batch in self.scan(_CLEAR_BATCH):
             count += await self._delete(batch)
         return count
+
+    async def scan(self, count: int = _SCAN_BATCH) -> AsyncGenerator[list[bytes], None]:
+        """Yield the stored keys of this namespace, about `count` for each round trip.
+
+        While the server rehashes a key may be there twice.
+        """
+        for node in self._redis.primaries():
+            async for batch in self._redis.scan(self._pattern, count, node):
+                ours = [key for key in batch if key.startswith(self._prefix)]
+                if ours:
+                    yield ours
 
     async def iterate(self) -> AsyncIterator[tuple[str, str]]:
         """Yield key and value of all, read in batches of about 100; never blocks the server."""
@@ -117,17 +130,11 @@ class BaseMap:
 
     async def _batches(self) -> AsyncIterator[list[bytes]]:
         seen: set[bytes] = set()
-        for node in self._redis.primaries():
-            async for batch in self._redis.scan(self._pattern, _SCAN_BATCH, node):
-                # SCAN may give a key twice while the server rehashes.
-                fresh = [
-                    key
-                    for key in dict.fromkeys(batch)
-                    if key not in seen and key.startswith(self._prefix)
-                ]
-                seen.update(fresh)
-                if fresh:
-                    yield fresh
+        async for batch in self.scan():
+            fresh = [key for key in dict.fromkeys(batch) if key not in seen]
+            seen.update(fresh)
+            if fresh:
+                yield fresh
 
     async def _get(self, stored: bytes) -> bytes | None:
         return await self._redis.lookups(stored, stored)

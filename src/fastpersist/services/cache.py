@@ -17,9 +17,11 @@ from .base_map import NO_TTL, BaseMap
 from .logger import LoggerService
 from .redis import RedisService
 
-__all__ = ["IdCacheService"]
+__all__ = ["HEX_ID", "IdCacheService"]
 
-_HEX_ID: Final = re.compile(rb"[0-9a-fA-F]{24}\Z")
+HEX_ID: Final = re.compile(rb"[0-9a-fA-F]{24}\Z")
+"""An id as Redis holds it."""
+
 _BATCH: Final = 1000
 
 
@@ -78,7 +80,7 @@ class IdCacheService(BaseMap):
             text = await self._get(key)
         except StoreError:
             return None
-        return a2b_hex(text) if text is not None and _HEX_ID.match(text) else None
+        return a2b_hex(text) if text is not None and HEX_ID.match(text) else None
 
     def keep(self, key: bytes, document_id: bytes) -> None:
         """Keep an id in this process, once the document has proved to belong to `key`."""
@@ -116,6 +118,8 @@ class IdCacheService(BaseMap):
     async def forget(self, keys: Iterable[bytes]) -> None:
         """Drop ids from this process and from Redis."""
         stored = list(keys)
+        if not stored:
+            return
         for key in stored:
             self._ids.drop(key)
         try:

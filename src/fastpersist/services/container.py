@@ -115,6 +115,11 @@ class Container:
     A container belongs to the event loop that uses it first. A later loop gets clients of its own
     once the first has ended (as with one ``asyncio.run`` after another); while the first still
     runs, its use is refused.
+
+    Args:
+        settings: Servers and guarantees.
+        ensures_indexes: Whether the start creates missing indexes and refuses legacy ones. Tools
+            that look into a database, whatever its state, leave them as they are.
     """
 
     logger_service = _Service(lambda container: LoggerService())
@@ -156,8 +161,9 @@ class Container:
     settings: Settings
     ids: IdCache
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, ensures_indexes: bool = True) -> None:
         self.settings = settings
+        self._ensures_indexes = ensures_indexes
         self._made: dict[str, Any] = {}
         self._overrides: dict[str, Any] = {}
         self._own_db: dict[Domain, DbService] = {}
@@ -186,6 +192,10 @@ class Container:
         if name not in self.names():
             raise InvalidArgumentError("name", f"no service {name!r:.60}")
         self._overrides[name] = self._made[name] = service
+
+    def made(self) -> tuple[Any, ...]:
+        """Return the services that have been made so far, the first one first."""
+        return (*self._made.values(), *self._own_caches.values(), *self._own_db.values())
 
     def db(self, domain: Domain) -> Any:
         """Return the db service of a domain, one of the 15 or a declared one."""
@@ -227,7 +237,7 @@ class Container:
             self._adopt_loop()
         if not self._start.is_done:
             await self._start()
-        if domain is not None and domain not in _DB_NAMES:
+        if domain is not None and domain not in _DB_NAMES and self._ensures_indexes:
             start = self._own_starts.get(domain)
             if start is None:
                 start = self._own_starts[domain] = Singleshot(
@@ -294,7 +304,8 @@ class Container:
 
     async def _connect_mongo(self, url: str) -> None:
         await self.mongo_service.connect(url)
-        await self.mongo_service.ensure_indexes(DOMAINS)
+        if self._ensures_indexes:
+            await self.mongo_service.ensure_indexes(DOMAINS)
 
     async def _start_local_servers(self) -> tuple[str, str]:
         from ..local import LocalServers  # not needed where servers are configured
@@ -342,7 +353,9 @@ class Container:
         if self._is_closed:
             return
         self._is_closed = True
-        for start in (self._start, *self._own_starts.values()):
+        # In a forked child, a start that was under way is the parent's.
+        starts = (self._start, *self._own_starts.values()) if self._pid == os.getpid() else ()
+        for start in starts:
             await start.end(ClosedError("this store was closed during its start"))
         if self._pid == os.getpid() and self._loop in (None, asyncio.get_running_loop()):
             for service in (*self._own_db.values(), *reversed(list(self._made.values()))):

@@ -10,7 +10,8 @@ import asyncio
 import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import blake2b
 from itertools import islice
@@ -18,7 +19,7 @@ from typing import Any, Final, TypeVar
 
 from bson import DatetimeMS, ObjectId
 from bson.raw_bson import RawBSONDocument
-from pymongo import UpdateOne
+from pymongo import InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError
 
 from ..coalesce import Coalescer
@@ -45,6 +46,8 @@ _CANDLE_BATCH: Final = 2_000
 _CANDLE_WINDOW: Final = 10_000
 _CLEAR_BATCH: Final = 1_000
 _READ_BATCH: Final = 500
+# How much of an operation's time a look may take that only makes it faster.
+_LOOK_SHARE: Final = 0.25
 _ROOM_FOR_NAMES: Final = 8 * 1024
 _ID_ELEMENT: Final = b"\x07_id\0"
 _NUMBERS: Final = (int, float)
@@ -67,6 +70,12 @@ class DbService(BaseCRUD):
         self._cache = cache
         self._logger = logger
         self._key_names = domain.key_names
+        self._unlike_text = [
+            place
+            for place, (_, kind) in enumerate(domain.key_parts)
+            if kind in ("mode", "timestamp")
+        ]
+        self._key_projection = dict.fromkeys(domain.key_names, 1)
         self._key_fields = frozenset(("_id", *domain.key_names, "when"))
         # Lists and candles are read by other queries; by their key they are read whole.
         self._read_fields = (
@@ -80,13 +89,16 @@ class DbService(BaseCRUD):
         return dict(zip(self._key_names, values, strict=False))
 
     def _belongs(self, document: Document, key: Key) -> bool:
-        for name, value in zip(self._key_names, key, strict=True):
-            stored = document.get(name)
-            if stored != value or (stored is True or stored is False) is not (
-                value is True or value is False
-            ):
-                return False
-        return True
+        try:
+            stored = tuple([document[name] for name in self._key_names])
+        except KeyError:
+            return False
+        # To Python True is 1, to MongoDB it is not.
+        return stored == key and all(
+            (stored[place] is True or stored[place] is False)
+            is (key[place] is True or key[place] is False)
+            for place in self._unlike_text
+        )
 
     async def find_by_context(self, key: Key, *, with_value: bool = True) -> Document | None:
         """Return the document of a full context, by its cached id if that is right.
@@ -107,9 +119,9 @@ class DbService(BaseCRUD):
                     if known_id is None:
                         self._cache.keep(cache_key, cached_id)
                     return document
-        raw = await self._mongo.find_raw(self._collection_name, self._filter(key))
-        if raw is not None:
-            document = decode(raw, 0, fields, self._mongo.converts_doubles)
+        found = await self._mongo.find_raw(self._collection_name, self._filter(key))
+        if found:
+            document = decode(found[0], 0, fields, self._mongo.converts_doubles)
             await self._cache.remember(cache_key, document["_id"])
             return document
         if cached_id is not None:
@@ -117,14 +129,20 @@ class DbService(BaseCRUD):
         return None
 
     async def _read_one(self, document_id: bytes) -> bytes | None:
-        return await self._mongo.find_raw(self._collection_name, {"_id": ObjectId(document_id)})
+        found = await self._mongo.find_raw(self._collection_name, {"_id": ObjectId(document_id)})
+        return found[0] if found else None
 
-    async def _read_together(self, ids: Sequence[bytes]) -> list[bytes | None]:
-        query = {"_id": {"$in": [ObjectId(document_id) for document_id in ids]}}
-        found = await self._mongo.find_all_raw(
-            self._collection_name, query, batch_size=len(ids) + 1
-        )
+    async def _read_together(self, ids: Sequence[bytes]) -> list[bytes | Exception | None]:
+        found = await self._mongo.find_raw(self._collection_name, _any_of(ids), len(ids))
         by_id = {_id_bytes(raw): raw for raw in found}
+        if len(by_id) < len(ids):
+            # Not there, or too large to travel with the others.
+            missing = [document_id for document_id in ids if document_id not in by_id]
+            try:
+                rest = await self._mongo.find_all_raw(self._collection_name, _any_of(missing))
+            except StoreError as error:
+                return [by_id.get(document_id, error) for document_id in ids]
+            by_id.update((_id_bytes(raw), raw) for raw in rest)
         return [by_id.get(document_id) for document_id in ids]
 
     async def _find_all(
@@ -176,13 +194,26 @@ class DbService(BaseCRUD):
                 continue  # written by others without a proper key: no id of it is cached
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Write:
-    """A write of one key: an update, or the removal of an entry."""
+    """A write of one key: an update, or the removal of an entry.
+
+    `insert` is the whole document, where most that are not known are not there either.
+    """
 
     cache_key: bytes
     key: Key
     update: Mapping[str, Any] | None
+    insert: Mapping[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class _Applied:
+    """What became of the writes of a batch, by their index."""
+
+    by_context: set[int]
+    inserted: dict[int, ObjectId] = field(default_factory=dict)
+    failed: set[int] = field(default_factory=set)
 
 
 class UpsertDbService(DbService):
@@ -232,64 +263,123 @@ class UpsertDbService(DbService):
         return await self._upsert(self._filter(write.key), write.update, {"_id": 1})
 
     async def _write_together(self, writes: Sequence[_Write]) -> list[Exception | None]:
-        known = {
-            write.cache_key: ObjectId(kept)
-            for write in writes
-            if (kept := self._cache.known_id(write.cache_key))
-        }
+        in_place = await self._in_place(writes)
+        known = {writes[index].cache_key: row_id for index, row_id in in_place.items()}
         filling = asyncio.ensure_future(self._cache.remember_many(known))
         try:
-            inserted, failed = await self._upsert_many(writes)
+            applied = await self._apply_many(writes, in_place)
         except BaseException:
             filling.cancel()
             raise
+        found = {writes[index].cache_key: row_id for index, row_id in applied.inserted.items()}
         unknown = [
-            write
-            for index, write in enumerate(writes)
-            if write.cache_key not in known and index not in inserted and index not in failed
+            writes[index] for index in applied.by_context - applied.failed - applied.inserted.keys()
         ]
-        found = {writes[index].cache_key: row_id for index, row_id in inserted.items()}
+        await filling
         if unknown:
             try:
                 found.update(await self._ids_of(unknown))
             except StoreError as error:
                 self._logger.debug("mongo: ids were not found", reason=str(error))
-        await filling
+            # An id of another kind has no place there, and what was there is of a document gone.
+            await self._cache.forget(
+                write.cache_key
+                for write in unknown
+                if write.cache_key not in found and self._cache.known_id(write.cache_key)
+            )
         await self._cache.remember_many(found)
         refused = StoreError(f"mongo: {self.domain.collection} refused a document of a bulk write")
-        return [refused if index in failed else None for index in range(len(writes))]
+        return [refused if index in applied.failed else None for index in range(len(writes))]
 
-    async def _upsert_many(self, writes: Sequence[_Write]) -> tuple[dict[int, ObjectId], set[int]]:
-        """Apply upserts in bulk; return the ids of what was inserted and what failed, by index."""
-        updates = [
-            UpdateOne(self._filter(write.key), write.update or {}, upsert=True) for write in writes
-        ]
+    async def _in_place(self, writes: Sequence[_Write]) -> dict[int, ObjectId]:
+        """Return the ids of documents that may be updated by them, by the index of their write.
+
+        The server finds an _id at less than half of what a context costs. But a document may have
+        been given another context, so one look at all of them goes before. Who renames one between
+        that look and the update finds the same as if the write had come first.
+        """
+        known = {
+            index: kept
+            for index, write in enumerate(writes)
+            if (kept := self._cache.known_id(write.cache_key))
+        }
+        if not known:
+            return {}
+        try:
+            found = await self._mongo.find_newest_raw(
+                self._collection_name,
+                _any_of(known.values()),
+                self._key_projection,
+                len(known),
+                _LOOK_SHARE,
+            )
+        except StoreError:
+            return {}  # the upserts by context will tell
+        documents = {_id_bytes(raw): decode(raw, 0, self._key_fields) for raw in found}
+        return {
+            index: ObjectId(document_id)
+            for index, document_id in known.items()
+            if document_id in documents and self._belongs(documents[document_id], writes[index].key)
+        }
+
+    async def _apply_many(
+        self, writes: Sequence[_Write], in_place: Mapping[int, ObjectId]
+    ) -> _Applied:
+        """Apply updates in bulk: in place where that is known to be right, elsewhere as upserts."""
+        applied = _Applied(by_context=set(range(len(writes))) - in_place.keys())
+        # A duplicate costs more than an upsert, a new document less than half of one.
+        inserts = {
+            index: document
+            for index in applied.by_context
+            if (document := writes[index].insert) is not None
+        }
         left = list(range(len(writes)))
-        inserted: dict[int, ObjectId] = {}
-        failed: set[int] = set()
         attempts_left = UPSERT_ATTEMPTS
         with self._operation():
             while left:
                 attempts_left -= 1
+                requests: list[Any] = [
+                    InsertOne(inserts[index])
+                    if index in inserts
+                    else self._request(writes[index], in_place.get(index))
+                    for index in left
+                ]
                 try:
-                    result = await self.collection.bulk_write(
-                        [updates[index] for index in left], ordered=False
-                    )
+                    result = await self.collection.bulk_write(requests, ordered=False)
                     upserted, errors = result.upserted_ids or {}, []
+                    count = result.inserted_count + result.matched_count + len(upserted)
                 except BulkWriteError as error:
-                    if error.details.get("writeConcernErrors"):
+                    found = error.details
+                    if found.get("writeConcernErrors"):
                         raise
-                    errors = error.details.get("writeErrors", [])
-                    upserted = {row["index"]: row["_id"] for row in error.details["upserted"]}
-                inserted.update((left[index], found) for index, found in upserted.items())
+                    errors = found.get("writeErrors", [])
+                    upserted = {row["index"]: row["_id"] for row in found["upserted"]}
+                    count = found["nInserted"] + found["nMatched"] + len(upserted) + len(errors)
+                applied.inserted.update((left[index], row_id) for index, row_id in upserted.items())
                 refused = {left[error["index"]] for error in errors}
+                applied.inserted.update(
+                    (index, document["_id"])
+                    for index, document in inserts.items()
+                    if index not in refused
+                )
                 # Two first writers raced: the document is there now, so the upsert updates it.
-                duplicates = {
+                again = {
                     left[error["index"]] for error in errors if error["code"] == _DUPLICATE_KEY
                 }
-                failed |= refused - duplicates if attempts_left else refused
-                left = sorted(duplicates) if attempts_left else []
-        return inserted, failed
+                applied.failed |= refused - again if attempts_left else refused
+                if count < len(left):
+                    # Deleted since the look, and the server does not say which.
+                    again |= in_place.keys() - applied.failed
+                applied.by_context |= in_place.keys() & again
+                in_place, inserts = {}, {}
+                left = sorted(again) if attempts_left else []
+        return applied
+
+    def _request(self, write: _Write, document_id: ObjectId | None) -> UpdateOne:
+        update = write.update or {}
+        if document_id is not None:
+            return UpdateOne({"_id": document_id}, update)
+        return UpdateOne(self._filter(write.key), update, upsert=True)
 
     async def _ids_of(self, writes: Sequence[_Write]) -> dict[bytes, ObjectId]:
         cache_keys = {write.key: write.cache_key for write in writes}
@@ -433,7 +523,7 @@ class ListDbService(UpsertDbService):
             if written is None or (written != digest and not self.domain.append_only):
                 changed.append((cache_key, key, encoded, digest))
         pending = [
-            (_Write(cache_key, key, self._row_update(encoded, stamp)), len(encoded), digest)
+            (self._row_write(cache_key, key, encoded, stamp), len(encoded), digest)
             for (cache_key, key, encoded, digest), stamp in zip(
                 changed, self._stamps(len(changed)), strict=True
             )
@@ -462,13 +552,14 @@ class ListDbService(UpsertDbService):
             self._forget_written()
         self._doubted.update(write.key for write, *_ in batch)
 
-    def _row_update(self, encoded: bytes, stamp: int) -> dict[str, Any]:
+    def _row_write(self, cache_key: bytes, key: Key, encoded: bytes, stamp: int) -> _Write:
         moment = to_datetime(stamp)
-        value = {self.domain.value_field: RawBSONDocument(encoded)}
+        value = {self.domain.value_field: RawBSONDocument(encoded), "updatedDate": moment}
         created = {"_id": ObjectId(), "createDate": moment, "__v": 0}
+        update: dict[str, Any] = {"$set": value, "$setOnInsert": created}
         if self.domain.append_only:
-            return {"$setOnInsert": {**value, **created, "updatedDate": moment}}
-        return {"$set": {**value, "updatedDate": moment}, "$setOnInsert": created}
+            update = {"$setOnInsert": {**value, **created}}
+        return _Write(cache_key, key, update, {**created, **self._filter(key), **value})
 
     def _begin(self, pending: Iterable[tuple[_Write, int, bytes]]) -> None:
         # What is stored is unknown until the answer: a lost one may still have been applied.
@@ -612,9 +703,10 @@ class CandleDbService(DbService):
         self._cache.key((*context, start))
         query = {**self._filter(context), "timestamp": {"$gte": start, "$lt": end}}
         batches = self._mongo.raw_batches(
-            self._collection_name, query, _CANDLE_FIELDS, [("timestamp", 1)]
+            self._collection_name, query, _CANDLE_FIELDS, sort=[("timestamp", 1)]
         )
-        return columns_from_batches([batch async for batch in batches])
+        async with aclosing(batches):
+            return columns_from_batches([b"".join(documents) async for documents in batches])
 
     async def _find_part(
         self, context: Key, since: int, step: int, count: int
@@ -628,7 +720,6 @@ class CandleDbService(DbService):
             query,
             _CANDLE_FIELDS,
             sort=[("timestamp", 1)],
-            batch_size=count + 1,
         )
         candles: list[Candle] = []
         expected = since
@@ -656,6 +747,10 @@ DB_SERVICES: Final[Mapping[Shape, type[DbService]]] = {
     Shape.LIST: ListDbService,
     Shape.CANDLE: CandleDbService,
 }
+
+
+def _any_of(ids: Iterable[bytes]) -> dict[str, Any]:
+    return {"_id": {"$in": [ObjectId(document_id) for document_id in ids]}}
 
 
 def _id_bytes(raw: bytes) -> bytes:

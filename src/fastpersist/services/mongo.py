@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import Any, Final
 
 import pymongo
+from bson import Int64, Timestamp
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
@@ -42,17 +43,22 @@ from ..errors import (
     StoreError,
     StoreUnavailableError,
 )
-from ..hot.bson import reply_documents, split
+from ..hot.bson import reply_cursor_id, reply_documents, split
 from ..settings import Settings
 from .logger import LoggerService
 
-__all__ = ["Document", "MongoService", "Operation"]
+__all__ = ["Document", "MongoService", "Operation", "is_legacy_index"]
 
 Document = dict[str, Any]
 
 # Dates that Python has no word for, as JavaScript can store them, are read as DatetimeMS.
 CODEC_OPTIONS: Final = CodecOptions[Document](
     tz_aware=True, uuid_representation=4, datetime_conversion=DatetimeConversion.DATETIME_AUTO
+)
+
+# Lenient with texts: what a server once took has to be shown and to go back.
+LENIENT: Final[CodecOptions[Document]] = CODEC_OPTIONS.with_options(
+    unicode_decode_error_handler="replace"
 )
 
 RAW: Final = CodecOptions[RawBSONDocument](document_class=RawBSONDocument)
@@ -62,6 +68,7 @@ _REFUSED_CODES: Final = frozenset({13, 18, 8000})
 _INDEX_CONFLICT_CODES: Final = frozenset({85, 86})
 _NO_SUCH_CONCERN: Final = frozenset({79, 100})
 _CLOSE_SECONDS: Final = 1.0
+_FIRST_BATCH: Final = 20_000
 _UNAVAILABLE_HINT: Final = (
     "is the server up and reachable? deadlines: operation_timeout, start_timeout"
 )
@@ -124,46 +131,76 @@ class MongoService:
         """
         return Operation(self._settings.operation_timeout)
 
-    async def find_raw(self, collection: str, query: Mapping[str, Any]) -> bytes | None:
-        """Return the first document that matches, as BSON, or None.
+    async def find_raw(
+        self, collection: str, query: Mapping[str, Any], limit: int = 1
+    ) -> list[bytes]:
+        """Return up to `limit` documents that match and fit into one reply (16 MiB), as BSON.
 
         A plain command costs less than a cursor; what the driver would repeat is left to it.
 
         Raises:
             StoreUnavailableError: MongoDB did not answer within the operation's deadline.
         """
-        command: dict[str, Any] = {
-            "find": collection,
-            "filter": query,
-            "limit": 1,
-            "singleBatch": True,
-            **self._read_concern,
-        }
-        database = self.database
-        # A session of one's own costs less than the implicit one that each command makes.
-        session = (
-            self._idle_sessions.pop()
-            if self._idle_sessions
-            else self.client.start_session(causal_consistency=False)
-        )
+        command = {**_find(collection, query, limit), **self._read_concern}
         seconds = self._settings.operation_timeout
         started = time.monotonic()
         try:
-            async with time_limit(seconds):
-                reply = await database.command(command, codec_options=RAW, session=session)
+            return await self._run_raw(command, seconds)
         except ConnectionFailure:
             seconds_left = max(started + seconds - time.monotonic(), 0.001)
             with pymongo.timeout(seconds_left):
-                found = await self.find_all_raw(collection, query, limit=1)
+                return await self.find_all_raw(collection, query, limit=limit)
         except (asyncio.TimeoutError, TimeoutError) as error:
             raise _no_answer() from error
         except PyMongoError as error:
             raise translate(error) from error
-        else:
-            if database is self._database:
-                self._idle_sessions.append(session)
-            found = reply_documents(bytes(reply.raw))
-        return found[0] if found else None
+
+    async def find_newest_raw(
+        self,
+        collection: str,
+        query: Mapping[str, Any],
+        projection: Mapping[str, Any],
+        limit: int,
+        share: float,
+    ) -> list[bytes]:
+        """Return what ``find_raw`` does, as the primary has it, acknowledged by others or not.
+
+        Nothing is repeated, and it may take `share` of the operation's deadline.
+
+        Raises:
+            StoreUnavailableError: MongoDB did not answer in that time.
+        """
+        command = {
+            **_find(collection, query, limit),
+            "projection": projection,
+            "readConcern": {"level": "local"},
+        }
+        try:
+            return await self._run_raw(command, self._settings.operation_timeout * share)
+        except (asyncio.TimeoutError, TimeoutError) as error:
+            raise _no_answer() from error
+        except PyMongoError as error:
+            raise translate(error) from error
+
+    async def _run_raw(self, command: dict[str, Any], seconds: float) -> list[bytes]:
+        database, session = self._database, self._take_session()
+        reply = await self._reply(command, session, seconds)
+        if database is self._database:
+            self._idle_sessions.append(session)
+        return reply_documents(reply)
+
+    async def _reply(
+        self, command: dict[str, Any], session: AsyncClientSession, seconds: float
+    ) -> bytes:
+        async with time_limit(seconds):
+            reply = await self.database.command(command, codec_options=RAW, session=session)
+        return bytes(reply.raw)
+
+    def _take_session(self) -> AsyncClientSession:
+        # A session of one's own costs less than the implicit one that each command makes.
+        if self._idle_sessions:
+            return self._idle_sessions.pop()
+        return self.client.start_session(causal_consistency=False)
 
     async def find_all_raw(
         self,
@@ -171,45 +208,108 @@ class MongoService:
         query: Mapping[str, Any],
         projection: Mapping[str, Any] | None = None,
         *,
-        sort: Sequence[tuple[str, int]] | None = None,
+        sort: Sequence[tuple[str, int]] = (),
         limit: int = 0,
-        batch_size: int = 0,
     ) -> list[bytes]:
         """Return all documents that match, as BSON; a `limit` of 0 means no limit.
 
         Raises:
-            StoreUnavailableError: MongoDB did not answer within the operation's deadline.
+            StoreUnavailableError: MongoDB did not answer within the operation's deadline, which
+                each batch has anew.
         """
-        documents: list[bytes] = []
-        with self.operation():
-            async with self.collection(collection).find_raw_batches(
-                query, projection, sort=sort, limit=limit, batch_size=batch_size
-            ) as cursor:
-                batch: Any  # raw, though the driver's types say otherwise
-                async for batch in cursor:
-                    documents += split(batch)
-        return documents
+        batches = self.raw_batches(collection, query, projection, sort=sort, limit=limit)
+        async with aclosing(batches):
+            return [document async for batch in batches for document in batch]
 
     async def raw_batches(
         self,
         collection: str,
         query: Mapping[str, Any],
-        projection: Mapping[str, Any],
-        sort: Sequence[tuple[str, int]],
-    ) -> AsyncIterator[bytes]:
-        """Yield the batches of a query as the server sends them, each within its own deadline.
+        projection: Mapping[str, Any] | None = None,
+        *,
+        sort: Sequence[tuple[str, int]] = (),
+        limit: int = 0,
+        at: Timestamp | None = None,
+    ) -> AsyncGenerator[list[bytes], None]:
+        """Yield the documents of a query as BSON, in the batches in which they arrive.
+
+        By plain commands, since the driver's cursor makes an object of each document before it
+        hands out the bytes; where the first one meets a broken connection, the driver repeats it,
+        unless the documents are asked for as they were `at` a cluster time.
+
+        Raises:
+            StoreUnavailableError: MongoDB did not answer within the operation's deadline, which
+                each batch has anew.
+        """
+        command: dict[str, Any] = {
+            "find": collection,
+            "filter": query,
+            "batchSize": _FIRST_BATCH,
+            **({"projection": projection} if projection else {}),
+            **({"sort": dict(sort)} if sort else {}),
+            **({"limit": limit} if limit else {}),
+            **(
+                {"readConcern": {"level": "snapshot", "atClusterTime": at}}
+                if at is not None
+                else self._read_concern
+            ),
+        }
+        database, session = self._database, self._take_session()
+        batch, cursor_id = "firstBatch", 0
+        try:
+            while True:
+                try:
+                    reply = await self._reply(command, session, self._settings.operation_timeout)
+                except ConnectionFailure as error:
+                    if cursor_id or at is not None:
+                        raise translate(error) from error
+                    break
+                except (asyncio.TimeoutError, TimeoutError) as error:
+                    raise _no_answer() from error
+                except PyMongoError as error:
+                    raise translate(error) from error
+                cursor_id = reply_cursor_id(reply)
+                yield reply_documents(reply, batch)
+                if not cursor_id:
+                    if database is self._database:
+                        self._idle_sessions.append(session)
+                    return
+                command = {"getMore": Int64(cursor_id), "collection": collection}
+                batch = "nextBatch"
+        finally:
+            if cursor_id:
+                await self._kill_cursor(collection, cursor_id, session)
+        with self.operation():
+            cursor: Any = self.collection(collection).find_raw_batches(
+                query, projection, sort=list(sort) or None, limit=limit
+            )
+            async with cursor:
+                batches = [split(raw) async for raw in cursor]
+        for documents in batches:
+            yield documents
+
+    async def cluster_time(self) -> Timestamp | None:
+        """Return a moment at which all collections can be read, None of a standalone server.
+
+        All writes acknowledged before are in it. ``raw_batches`` takes it for as long as the
+        server keeps its history, five minutes by default.
 
         Raises:
             StoreUnavailableError: MongoDB did not answer within the operation's deadline.
         """
-        cursor: Any = self.collection(collection).find_raw_batches(query, projection, sort=sort)
-        async with cursor:
-            while True:
-                with self.operation():
-                    batch = await anext(cursor, None)
-                if batch is None:
-                    return
-                yield batch
+        with self.operation():
+            hello = await self.database.command("hello")
+            if "setName" not in hello and hello.get("msg") != "isdbgrid":
+                return None
+        found: Timestamp = hello["operationTime"]
+        return found
+
+    async def _kill_cursor(
+        self, collection: str, cursor_id: int, session: AsyncClientSession
+    ) -> None:
+        command = {"killCursors": collection, "cursors": [Int64(cursor_id)]}
+        with suppress(asyncio.TimeoutError, TimeoutError, PyMongoError, ClosedError):
+            await self._reply(command, session, _CLOSE_SECONDS)
 
     async def connect(self, url: str) -> None:
         """Connect to `url` and wait until a primary answers.
@@ -250,6 +350,17 @@ class MongoService:
             raise
         self._logger.debug("mongo: connected", database=self._database.name)
 
+    async def ping(self, seconds: float) -> float | None:
+        """Return how many ms the primary took to answer, or None: it did not within `seconds`."""
+        started = time.monotonic()
+        try:
+            async with time_limit(seconds):
+                with pymongo.timeout(seconds):
+                    await self.client.admin.command("ping")
+        except (asyncio.TimeoutError, TimeoutError, OSError, PyMongoError, ClosedError):
+            return None
+        return (time.monotonic() - started) * 1000
+
     async def _reach_primary(self, client: AsyncMongoClient[Document], url: str) -> None:
         try:
             await client.aconnect()
@@ -269,6 +380,9 @@ class MongoService:
                 if server.error
                 else f"{server.address[0]}:{server.address[1]}: {server.server_type_name}"
                 for server in servers
+            ] or [
+                # The driver forgets hosts of another set, and those of none.
+                f"no host is of replica set {client.topology_description.replica_set_name!r}"
             ]
             raise StoreUnavailableError(
                 "mongo",
@@ -312,15 +426,20 @@ class MongoService:
                 raise
             await asyncio.gather(*tasks)
 
-    async def _ensure_domain_indexes(self, domain: Domain) -> None:
-        collection = self.collection(domain.collection)
+    async def stored_indexes(self, collection: str) -> list[Mapping[str, Any]]:
+        """Return the indexes of a collection as the server tells them; none if it is absent."""
         with translated_errors():
             try:
-                existing = await (await collection.list_indexes()).to_list()
+                return list(await (await self.collection(collection).list_indexes()).to_list())
             except OperationFailure as error:
                 if error.code != 26:  # NamespaceNotFound
                     raise
-                existing = []
+                return []
+
+    async def _ensure_domain_indexes(self, domain: Domain) -> None:
+        collection = self.collection(domain.collection)
+        existing = await self.stored_indexes(domain.collection)
+        with translated_errors():
             keys = {tuple(index["key"].items()): index for index in existing}
             _refuse_legacy_index(domain, existing)
             wanted: list[tuple[Index, bool]] = []
@@ -353,20 +472,24 @@ class MongoService:
                         await client.close()
 
 
+def is_legacy_index(domain: Domain, index: Mapping[str, Any]) -> bool:
+    """Say whether a stored index is unique over fewer fields than a context of the domain has."""
+    ours, theirs = {stored for stored, _ in domain.unique_index}, set(index["key"])
+    return bool(index.get("unique")) and theirs != {"_id"} and not ours <= theirs
+
+
 def _refuse_legacy_index(domain: Domain, existing: Iterable[Mapping[str, Any]]) -> None:
-    ours = {stored for stored, _ in domain.unique_index}
     for index in existing:
-        theirs = set(index["key"])
-        if not index.get("unique") or theirs == {"_id"} or ours <= theirs:
+        if not is_legacy_index(domain, index):
             continue
-        name = index["name"]
+        name, theirs = index["name"], set(index["key"])
         raise LegacyIndexError(
             domain.collection,
             name,
             f"this unique index over {', '.join(sorted(theirs))} was left by an earlier version "
             f"and would refuse valid {domain.name} writes",
             hint=f'drop it once no runner of that version is left: db["{domain.collection}"]'
-            f'.dropIndex("{name}")',
+            f'.dropIndex("{name}"), or `fastpersist doctor --fix`',
         )
 
 
@@ -386,6 +509,16 @@ def _index_error(domain: Domain, error: OperationFailure) -> Exception:
             hint="drop it; it is created anew at the next start",
         )
     return translate(error)
+
+
+def _find(collection: str, query: Mapping[str, Any], limit: int) -> dict[str, Any]:
+    return {
+        "find": collection,
+        "filter": query,
+        "limit": limit,
+        "batchSize": limit,
+        "singleBatch": True,
+    }
 
 
 def _no_answer(kind: str = "") -> StoreUnavailableError:

@@ -151,6 +151,21 @@ class RedisService:
             await self._client.initialize()
             self._is_cluster = True
 
+    async def ping(self, seconds: float) -> float | None:
+        """Return how many ms Redis took to answer, or None: it did not within `seconds`.
+
+        Asks whether or not the circuit is open, and leaves it as it is.
+        """
+        client, started = self._client, time.monotonic()
+        if client is None:
+            return None
+        try:
+            async with time_limit(seconds), self._slots:
+                await client.ping()
+        except (RedisError, *_UNAVAILABLE):
+            return None
+        return (time.monotonic() - started) * 1000
+
     async def run(self, command: Callable[[Any], Awaitable[T]], *, stores: bool = False) -> T:
         """Return what `command` makes of the client.
 
