@@ -19,10 +19,10 @@ class EmaCross(Strategy):
     target, risk = 6.0, 3.0
 
     async def get_signal(self, ctx: Context) -> Signal | None:
-        candles = ctx.candles(4 * self.slow)
+        candles = ctx.candles(ctx.bar_interval, 4 * self.slow)
         if len(candles) < 4 * self.slow:
             return None
-        closes = [candle["close"] for candle in candles]
+        closes = candles.close.tolist()
         fast, fast_before = average(closes, self.fast)
         slow, slow_before = average(closes, self.slow)
         crossed_up = fast_before <= slow_before and fast > slow
@@ -30,10 +30,10 @@ class EmaCross(Strategy):
         if not (crossed_up or crossed_down):
             return None
 
-        recent = candles[-self.slow :]
-        swing = sum(candle["high"] - candle["low"] for candle in recent) / self.slow
-        if swing == 0:
-            return None
+        highs, lows = candles.high.tolist()[-self.slow :], candles.low.tolist()[-self.slow :]
+        swing = (sum(highs) - sum(lows)) / self.slow
+        if self.target * swing <= 3 * ctx.price * self.fee_percent / 100:
+            return None  # too quiet to earn more than the fees
         if not await ctx.interval("one signal an hour").once(f"{ctx.symbol}_{ctx.when:%Y%m%d%H}"):
             return None
 

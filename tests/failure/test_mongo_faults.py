@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 import fastpersist
 from fastpersist import ClosedError, StoreUnavailableError
 from fastpersist.local import LocalServers
-from kit import eventually
+from kit import eventually, hanging, send
 
 # The drivers leave a socket to the collector when a call ends while it connects.
 pytestmark = [
@@ -108,7 +108,7 @@ async def test_a_lost_mongodb_ends_every_call_with_the_deadline(
         mongo_url=urls.mongo_url, redis_url=urls.redis_url, operation_timeout=1.0
     ) as store:
         await store.state.write_state_data("s", "known", {"data": 1}, 1)
-        os.kill(own_servers.mongod.pid, fault)
+        send(own_servers.mongod, fault)
         try:
             calls = (
                 lambda: store.state.read_state_data("s", "known"),
@@ -142,15 +142,12 @@ async def test_closing_and_starting_end_though_mongodb_hangs(own_servers: LocalS
     }  # fmt: skip
     idle = fastpersist.open(**settings)
     await idle.state.write_state_data("s", "b", {"data": 1}, 1)
-    os.kill(own_servers.mongod.pid, signal.SIGSTOP)
-    try:
+    with hanging(own_servers.mongod):
         await asyncio.wait_for(idle.aclose(), 15)
         starting = fastpersist.open(**settings)
         with pytest.raises(StoreUnavailableError):
             await asyncio.wait_for(starting.ready(), 15)
         await asyncio.wait_for(starting.aclose(), 15)
-    finally:
-        os.kill(own_servers.mongod.pid, signal.SIGCONT)
 
 
 async def test_a_store_that_is_closed_during_its_start_says_so() -> None:

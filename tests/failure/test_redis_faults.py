@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from conftest import Place
 from fastpersist import Store
 from fastpersist.local import LocalServers, Server, find_redis_server
 from fastpersist.local.servers import _free_port
-from kit import eventually
+from kit import eventually, hanging
 
 # The drivers leave a socket to the collector when a call ends while it connects.
 pytestmark = [
@@ -169,14 +167,11 @@ async def test_a_redis_that_hangs_costs_a_few_budgets_and_no_call(
         mongo_url=urls.mongo_url, redis_url=urls.redis_url, redis_timeout=0.05
     ) as store:
         await store.state.write_state_data("s", "b", {"data": 1}, 1)
-        os.kill(own_servers.redis.pid, signal.SIGSTOP)
-        try:
+        with hanging(own_servers.redis):
             for number in range(200):
                 await store.state.write_state_data("s", f"b{number}", {"data": number}, 1)
                 assert await store.state.read_state_data("s", f"b{number}") == {"data": number}
             assert not store.container.redis_service.is_available
-        finally:
-            os.kill(own_servers.redis.pid, signal.SIGCONT)
 
         async def is_back() -> bool:
             return store.container.redis_service.is_available

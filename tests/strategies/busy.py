@@ -11,8 +11,8 @@ class Busy(Strategy):
     schedule_minutes = 9.0
 
     async def get_signal(self, ctx: Context) -> Signal | None:
-        candles = ctx.candles(5)
-        if len(candles) < 5:
+        closes = ctx.candles("1m", 5).close
+        if len(closes) < 5:
             return None
         asked = ctx.state("asked")
         count = await asked.read(default=0) + 1
@@ -27,7 +27,7 @@ class Busy(Strategy):
         if count % 40 == 0:
             ctx.notify(f"{count} questions")
         price = ctx.price
-        way = 1 if candles[-1]["close"] >= candles[0]["close"] else -1
+        way = 1 if closes[-1] >= closes[0] else -1
         limit = price * (1 - way * 0.0004) if count % 8 == 0 else None
         return Signal(
             position="long" if way > 0 else "short",

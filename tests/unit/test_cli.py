@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -76,6 +78,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 RUN = ("run", "sometimes.py", "--candles", "BTCUSDT.csv")
 
 
+KEPT = (*RUN, "--files", "kept")
+
+
 def result(capsys: pytest.CaptureFixture[str], arguments: Sequence[str]) -> dict[str, Any]:
     """Run with ``--json`` and return what it prints."""
     assert main([*arguments, "--json"]) == 0
@@ -101,18 +106,46 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--candles" in capsys.readouterr().out
 
 
+LIVE = ["run", "sometimes.py", "--mode", "live", "--symbol", "BTCUSDT"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["run", "none.py", "--candles", "BTCUSDT.csv"], "no such file: none.py"),
         (["run", "sometimes.py", "--candles", "none.csv"], "candles: no such file: none.csv"),
-        (["run", "sometimes.py"], "Missing option '--candles'"),
+        (["run", "sometimes.py"], "give --candles, or --symbol and --frame"),
+        (["run", "sometimes.py", "--symbol", "A"], "frame: is needed for a run over stored"),
+        (["run", "sometimes.py", "--symbol", "A", "--frame", "2025-01-01.."], "frame: expected"),
+        (["run", "sometimes.py", "--symbol", "A", "--frame", "2025-01-01"], "frame: expected"),
+        (["run", "sometimes.py", "--symbol", "A", "--frame", "x..y"], "frame: not a time: 'x'"),
+        ([*RUN, "--frame", ".."], "frame: expected START..END"),
+        ([*RUN, "--frame", "2025-01-02..2025-01-01"], "frame: its end"),
+        ([*RUN, "--interval", "15m"], "interval: is for stored candles"),
+        ([*RUN, "--dummy", "--frame", "2024-01-01..2024-01-02"], "symbol: no candles of BTC"),
+        ([*RUN, "--strategy", "other"], "sometimes.py has no strategy other (it has"),
+        (["run", "sometimes.py", "--symbol", "A", "--frame", "1..2", "--dummy"], "candles: are ne"),
         (["walk"], "No such command 'walk'"),
         ([*RUN, "--slow"], "No such option"),
-        ([*RUN, "--symbol", "A", "--symbol", "B"], "give --symbol once for each file"),
-        ([*RUN, "BTCUSDT.csv"], "symbol: two files are of one symbol: BTCUSDT, BTCUSDT"),
+        ([*RUN, "--symbol", "A", "--symbol", "B"], "symbol: has to be given once for each"),
+        ([*RUN, "BTCUSDT.csv"], "symbol: is there twice: BTCUSDT, BTCUSDT"),
         ([*RUN, "--dummy", "--files", "x"], "files: cannot be combined with --dummy"),
         (["run", "BTCUSDT.csv", "--candles", "BTCUSDT.csv"], "BTCUSDT.csv is no Python file"),
+        ([*RUN, "--feed", "store"], "feed: cannot be combined with files"),
+        ([*RUN, "--frame", "2025-01-01..", "--frame", "2025-01-01.."], "frame: is there twice"),
+        ([*RUN, "--mode", "paper"], "candles: is for backtests, not for paper"),
+        ([*LIVE, "--frame", "2025-01-01..2025-01-02"], "frame: is for backtests, not for live"),
+        ([*LIVE, "--dummy"], "dummy: keeps nothing"),
+        (["run", "sometimes.py", "--mode", "live"], "symbol: is needed"),
+        ([*LIVE, "--feed", "store"], "feed: store takes no orders"),
+        ([*LIVE, "--feed", "BTCUSDT.csv"], "feed: BTCUSDT.csv takes no orders"),
+        ([*LIVE, "--feed", "ccxt:nowhere"], "exchange: ccxt has none named 'nowhere'"),
+        ([*LIVE, "--interval", "7m"], "interval: unknown interval '7m'"),
+        (
+            ["run", "sometimes.py", "--mode", "paper", "--feed", "BTCUSDT.csv", "--symbol", "A,B"],
+            "feed: BTCUSDT.csv is one file",
+        ),
+        ([*RUN, "--mode", "future"], "Invalid value for '--mode'"),
     ],
 )
 def test_mistakes(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
@@ -129,8 +162,12 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], arguments: list[str], mess
         ("def (", "bad.py fails: SyntaxError: "),
         ("1 / 0", "bad.py fails: ZeroDivisionError: division by zero"),
         ("import absent_module", "bad.py fails: ModuleNotFoundError: No module named"),
-        ("", "bad.py has to define exactly one Strategy class, found: none"),
-        (STRATEGY + "class Other(Strategy): pass", "exactly one Strategy class, found: Sometimes,"),
+        ("", "bad.py defines no Strategy"),
+        (STRATEGY + "class Other(Strategy): pass", "Other has no get_signal"),
+        (
+            STRATEGY + "class Other(Sometimes): pass",
+            "bad.py has two strategies of one name: sometimes",
+        ),
         (
             STRATEGY + "    def __init__(self, size): pass",
             "bad.py fails: TypeError: Sometimes.__init__() missing 1 required",
@@ -187,10 +224,10 @@ def test_a_strategy_may_be_called_like_a_module(
 def test_run_with_dummy_keeps_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(work.rglob("*"))
     found = result(capsys, [*RUN, "--dummy"])
-    assert found["bars"] == found["total_bars"] == 120
+    assert (found["bars"], found["share_done"]) == (120, 1)
     assert found["is_finished"] is True
     assert found["intervals"] == {"BTCUSDT": "1m"}
-    assert found["frame_name"] == "20250101T0000-20250101T0200"
+    assert found["frame"]["name"] == "20250101T0000-20250101T0200"
     assert found["total"]["signals"] == found["total"]["wins"] + found["total"]["losses"] > 3
     assert found["symbols"]["BTCUSDT"]["profit"] == found["total"]["profit"]
     assert found["events"] > 0
@@ -203,7 +240,8 @@ def test_run_with_files_keeps_everything(work: Path, capsys: pytest.CaptureFixtu
     names = {path.relative_to(work / "kept").parts[1] for path in (work / "kept").rglob("*.json")}
     assert names >= {"candle", "signal", "risk", "storage", "notification", "log", "sometimes"}
     rows = list((work / "kept/data/storage/backtest").iterdir())
-    assert len(rows) == kept["total"]["signals"] + kept["open_positions"]
+    total = kept["total"]
+    assert len(rows) == total["signals"] + total["cancelled"] + kept["open_positions"]
 
 
 def test_a_finished_run_is_shown_again(capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,11 +249,22 @@ def test_a_finished_run_is_shown_again(capsys: pytest.CaptureFixture[str]) -> No
     first = result(capsys, arguments)
     assert main(arguments) == 0
     shown = capsys.readouterr().out
-    assert "a stored run is finished already: 120 of 120 bars were done" in shown
+    assert "a stored run is finished already: 120 bars were done" in shown
     assert "Result" in shown
     again = result(capsys, arguments)
     assert outcome(again) == outcome(first)
     assert (first["resumed_from"], again["resumed_from"], again["seconds"]) == (0, 120, 0)
+
+
+def test_the_report_that_a_run_names_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RUN, "--files", "kept here"]) == 0
+    (line,) = (
+        line for line in capsys.readouterr().out.splitlines() if line.endswith(" shows it again")
+    )
+    command = shlex.split(line)
+    assert command[:2] == ["fastpersist", "report"]
+    assert main(command[1 : command.index("shows")]) == 0
+    assert command[2] in capsys.readouterr().out
 
 
 def test_a_fresh_run_is_like_the_first(capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,8 +289,10 @@ def test_the_table(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*RUN, "ETH[1m].csv.gz", "--dummy"]) == 0
     shown = capsys.readouterr().out
     assert "ETH[1m].csv.gz: 3 candles of 1m are missing in 2 gaps, the longest of 2" in shown
-    rows = [line.split("│")[1].strip() for line in shown.splitlines() if line.startswith("│")]
+    lines = [line.split() for line in shown.splitlines()]
+    rows = [words[0] for words in lines if len(words) == 9 and words[1].isdecimal()]
     assert rows == ["BTCUSDT", "ETH[1m]", "total"]
+    assert max(map(len, shown.partition("Result")[2].splitlines()[:-1])) <= 80
     assert "quote currency, after fees; open positions: " in shown
     assert "237 bars and " in shown
 
@@ -333,8 +384,8 @@ def test_a_terminal_shows_progress_with_its_rate(
     assert main([*RUN, "--files", "kept"]) == 0
     shown = screen.getvalue()
     assert "import BTCUSDT 1m" in shown
-    assert re.search(r"replay [\d,]+ events/s", shown)
-    assert "120/120" in shown
+    assert re.search(r"replay [\d,]+ bars/s", shown)
+    assert "100%" in shown
 
 
 def test_a_corrected_file_is_told_that_stored_candles_stay(
@@ -395,3 +446,241 @@ def test_a_fresh_run_measures_anew(work: Path, capsys: pytest.CaptureFixture[str
         assert kept == outcome(result(capsys, [*arguments, "--dummy"]))
         results.append(kept)
     assert results[0] != results[1]
+
+
+def test_stored_candles_are_replayed_without_a_file(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = result(capsys, [*RUN, "--files", "kept"])
+    frame = ["--frame", "2025-01-01T00:00..2025-01-01T02:00"]
+    stored = ["run", "sometimes.py", "--symbol", "BTCUSDT", *frame, "--files", "kept"]
+    found = result(capsys, [*stored, "--fresh"])
+    assert outcome(found) == outcome(whole)
+    assert found["different_candles"] == {}
+    (work / "BTCUSDT.csv").unlink()
+    again = result(capsys, stored)
+    assert again["resumed_from"] == again["bars"] == 120
+
+
+def test_a_frame_is_a_part_of_the_files(capsys: pytest.CaptureFixture[str]) -> None:
+    first = result(capsys, [*RUN, "--dummy", "--frame", "..2025-01-01T01:00"])
+    second = result(capsys, [*RUN, "--dummy", "--frame", "2025-01-01T01:00.."])
+    both = result(capsys, [*RUN, "--dummy", "--frame", "2025-01-01T00:30..1735693200000"])
+    assert (first["bars"], second["bars"], both["bars"]) == (60, 60, 30)
+    assert second["frame"]["name"] == "20250101T0100-20250101T0200"
+    assert first["is_finished"]
+    assert second["is_finished"]
+
+
+def test_the_strategies_of_a_file_run_together_or_by_name(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (work / "two.py").write_text(
+        STRATEGY
+        + """
+from fastpersist.runner import strategy
+
+@strategy(signal_interval="15m")
+def quarter(ctx):
+    return Signal(
+        position="short", price_take_profit=ctx.price - 1, price_stop_loss=ctx.price + 1,
+        minute_estimated_time=10,
+    )
+"""
+    )
+    run_two = ["run", "two.py", "--candles", "BTCUSDT.csv", "--dummy"]
+    both = result(capsys, run_two)
+    assert list(both["symbols"]) == ["sometimes BTCUSDT", "quarter BTCUSDT"]
+    assert all(row["signals"] for row in both["symbols"].values())
+    for name in ("sometimes", "quarter"):
+        alone = result(capsys, [*run_two, "--strategy", name])
+        row, expected = alone["symbols"]["BTCUSDT"], both["symbols"][f"{name} BTCUSDT"]
+        assert {**row, "symbol": ""} == {**expected, "symbol": ""}
+
+
+def test_a_symbol_without_candles_is_no_result(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = ["--frame", "2025-01-01..2025-01-01T01:50", "--files", "kept"]
+    mistaken = ["run", "sometimes.py", "--symbol", "BTCUSDT", "--symbol", "btcusdt", *frame]
+    result(capsys, [*RUN, "--files", "kept"])
+    assert main(mistaken) == 2
+    assert "no candles of btcusdt (1m, exchange demo) between 2025-01-01" in capsys.readouterr().err
+    early = ["run", "sometimes.py", "--symbol", "ETHUSDT", *frame]
+    assert main(early) == 2
+    capsys.readouterr()
+    write_csv(work / "ETHUSDT.csv", random_walk(120, seed=3))
+    result(capsys, ["run", "sometimes.py", "--candles", "ETHUSDT.csv", "--files", "kept"])
+    assert result(capsys, early)["bars"] == 110
+
+
+def test_a_run_whose_candles_end_early_carries_on_with_more(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    candles = random_walk(120, seed=1)
+    write_csv(work / "BTCUSDT.csv", candles[:70])
+    stored = ["--symbol", "BTCUSDT", "--frame", "2025-01-01..2025-01-01T01:50", "--files", "kept"]
+    result(capsys, [*RUN, "--files", "kept"])
+    first = result(capsys, ["run", "sometimes.py", *stored])
+    assert (first["bars"], first["is_finished"]) == (70, False)
+    assert first["early_ends"] == {"BTCUSDT": candles[70]["timestamp"]}
+    assert main(["run", "sometimes.py", *stored]) == 0
+    shown = capsys.readouterr().out
+    assert "candles of BTCUSDT end at 2025-01-01 01:10, before the frame" in shown
+    write_csv(work / "BTCUSDT.csv", candles)
+    result(
+        capsys, ["run", "sometimes.py", "--candles", "BTCUSDT.csv", "--files", "kept", "--fresh"]
+    )
+    found = result(capsys, ["run", "sometimes.py", *stored])
+    assert (found["bars"], found["is_finished"], found["resumed_from"]) == (110, True, 70)
+    again = result(capsys, ["run", "sometimes.py", *stored, "--fresh"])
+    assert outcome(again) == outcome(found)
+
+
+def test_symbols_of_different_length_are_done_to_the_end(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_csv(work / "ETHUSDT.csv", random_walk(200, seed=2))
+    found = result(capsys, [*RUN, "ETHUSDT.csv", "--dummy"])
+    assert (found["share_done"], found["is_finished"]) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "line"), [("1 / 0", 4), ("return Signal(position='long')", 4), ("x = [][1]", 4)]
+)
+def test_errors_of_functions_name_their_line_and_strategy(
+    work: Path, capsys: pytest.CaptureFixture[str], body: str, line: int
+) -> None:
+    (work / "two.py").write_text(
+        f"""from fastpersist.runner import Signal, strategy
+@strategy
+def bad(ctx):
+    {body}
+
+@strategy()
+async def good(ctx):
+    return None
+"""
+    )
+    assert main(["run", "two.py", "--candles", "BTCUSDT.csv", "--dummy"]) == 2
+    printed = capsys.readouterr().err
+    assert "get_signal failed for bad on BTCUSDT at 2025-01-01T00:01:00+00:00: " in printed
+    assert f"(two.py:{line})" in printed
+
+
+def test_a_wrong_setting_names_its_strategy(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (work / "two.py").write_text(
+        """from fastpersist.runner import strategy
+@strategy(slippage_percent=200)
+def bad(ctx): ...
+@strategy
+def good(ctx): ...
+"""
+    )
+    assert main(["run", "two.py", "--candles", "BTCUSDT.csv", "--dummy"]) == 2
+    printed = capsys.readouterr().err
+    assert "strategy bad: slippage_percent: must be a number from 0 on and below 100" in printed
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_import_ends_the_command(work: Path, number: signal.Signals) -> None:
+    write_csv(work / "LONG.csv", random_walk(20_000, seed=1))
+    arguments = ["run", "sometimes.py", "--candles", "LONG.csv", "--files", "kept"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastpersist", *arguments],
+        cwd=work, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    first = work / "kept/data/candle/demo/LONG/1m"
+    while process.poll() is None and not first.exists():
+        pass
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (128 + number, "")
+    assert "stopped before the replay" in output
+
+
+def test_frames_of_one_command_share_candles_and_have_results_of_their_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    frames = ["2025-01-01..2025-01-01T01:00", "2025-01-01T01:00.."]
+    found = result(capsys, [*KEPT, "--frame", frames[0], "--frame", frames[1]])
+    first, second = found["runs"]
+    assert (first["bars"], second["bars"]) == (60, 60)
+    assert first["run"] != second["run"]
+    assert outcome(first) == outcome(result(capsys, [*KEPT, "--frame", frames[0]]))
+
+
+def test_a_strategy_file_gives_names_to_frames(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (
+        STRATEGY
+        + """
+from fastpersist.runner import Frame
+
+half_an_hour = Frame.of("2025-01-01", "2025-01-01T00:30", "morning")
+"""
+    )
+    (work / "sometimes.py").write_text(text)
+    found = result(capsys, [*KEPT, "--frame", "morning"])
+    assert (found["bars"], found["frame"]["name"]) == (30, "morning")
+    assert main([*RUN, "--frame", "evening"]) == 2
+    assert "it has morning" in capsys.readouterr().err
+
+
+def test_variables_of_the_image_stand_for_options(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from_variables = ["run", "--files", "kept", "--fresh"]
+    expected = result(
+        capsys, [*KEPT, "--frame", "2025-01-01..2025-01-01T01:00", "--exchange", "binance"]
+    )
+    for name, value in {
+        "MODE": "backtest", "STRATEGY_FILE": "sometimes.py", "STRATEGY": "sometimes",
+        "SYMBOL": "BTCUSDT", "EXCHANGE": "binance", "FRAME": "2025-01-01..2025-01-01T01:00",
+        "FEED": "store", "ENTRY": "", "VERBOSE": "",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    found = result(capsys, from_variables)
+    assert outcome(found) == outcome(expected)
+    monkeypatch.setenv("SYMBOL", "")
+    monkeypatch.setenv("ENTRY", "1")
+    monkeypatch.setenv("CC_SYMBOL_LIST", "BTCUSDT")
+    assert outcome(result(capsys, from_variables)) == outcome(expected)
+
+
+def test_a_feed_that_is_a_file_is_replayed(capsys: pytest.CaptureFixture[str]) -> None:
+    expected = result(capsys, KEPT)
+    given = ["run", "sometimes.py", "--feed", "BTCUSDT.csv", "--files", "kept", "--fresh"]
+    found = result(capsys, given)
+    assert outcome(found) == outcome(expected)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+def test_a_full_device_is_told() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fastpersist", "--help"], stdout=full, stderr=subprocess.PIPE,
+            text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (2, "fastpersist: No space left on device\n")
+
+
+def test_output_needs_neither_streams_nor_unicode(tmp_path: Path) -> None:
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    program = [sys.executable, "-m", "fastpersist"]
+    done = subprocess.run(
+        [*program, "run", "x.py", "--candles", "grün 🟢.csv"], cwd=tmp_path, env=ascii_only,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    for closed in ("<&- >&-", "2>&-", ">&- 2>&-"):
+        command = ["sh", "-c", f'"$0" "$@" {closed}', *program, "--version"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_who_reads_no_more_hears_nothing_further() -> None:
+    command = ["sh", "-c", '"$0" -m fastpersist run --help | head -1', sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1)

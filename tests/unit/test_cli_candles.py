@@ -1,4 +1,4 @@
-"""The `candles` command over the files family, and its answers to mistakes."""
+"""The `export-candles` command over the files family, and its answers to mistakes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 from fastpersist.adapters.files import FilesBackend
 from fastpersist.cli import main
-from fastpersist.cli.candles import parse_moment
 from fastpersist.errors import InvalidArgumentError
 from fastpersist.registry import Registries
+from fastpersist.times import parse_moment
 
 START = 1_735_689_600_000
 STEP = 60_000
@@ -40,7 +40,7 @@ def dump(tmp_path: Path) -> Path:
 
 
 def export(dump: Path, *options: str) -> int:
-    return main(["candles", "BTCUSDT", "1m", "binance", *options, "--files", str(dump)])
+    return main(["export-candles", "BTCUSDT", "1m", "binance", *options, "--files", str(dump)])
 
 
 def test_csv_goes_to_standard_output(dump: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,3 +91,10 @@ def test_moments_are_ms_or_text() -> None:
     assert parse_moment("start", "2025-01-01T01:00+01:00") == START
     with pytest.raises(InvalidArgumentError):
         parse_moment("start", "20250")
+
+
+def test_a_window_without_a_candle_is_told_by_the_exit_code(
+    dump: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(dump, "--start", "2001-01-01", "--end", "2001-01-02") == 1
+    assert "0 candles of BTCUSDT 1m binance" in capsys.readouterr().err

@@ -3,143 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 import pytest
 
 from candle_rows import random_walk
-from fastpersist.adapters.backend import Backend, Key
+from fastpersist.adapters.backend import Backend
 from fastpersist.contracts import Candle
-from fastpersist.domains import Domain
 from fastpersist.registry import Registries
-from fastpersist.runner import Context, Engine, Feed, Signal, Strategy
-from fastpersist.times import LookAheadPolicy, is_visible
+from fastpersist.runner import Context, Engine, Signal, StoreFeed, Strategy
+from fastpersist.runner import journal as journal_module
+from memory_backend import Data, Fate, Killed, MemoryBackend
 
 CANDLES: Mapping[str, dict[int, Candle]] = {
     symbol: {candle["timestamp"]: candle for candle in candles}
     for symbol, candles in {
-        "BTC": random_walk(100, seed=15, gaps=[50, 51]),
-        "ETH": random_walk(100, seed=115),
+        "BTC": random_walk(100, seed=13, gaps=[50, 51]),
+        "ETH": random_walk(100, seed=113),
     }.items()
 }
-Data = dict[tuple[Any, ...], tuple[bytes, int | None]]
 
 
-class Killed(BaseException):
-    """The process is gone."""
-
-
-class MemoryBackend:
-    """Keeps JSON texts and moments in `data`, has the candles, and dies at a write.
-
-    Args:
-        data: What earlier processes have left; changed in place.
-        dies_at: Number of the write that kills it, from 1.
-        applies: Whether that write still arrives.
-    """
-
-    look_ahead: LookAheadPolicy = "hide"
-
-    def __init__(self, data: Data, dies_at: int | None = None, applies: bool = False) -> None:
-        self.data = data
-        self.writes = 0
-        self.domains: set[str] = set()
-        self._dies_at = dies_at
-        self._applies = applies
-        self._is_dead = False
-
-    async def prepare(self, domain: Domain, context: Key, initial: bool) -> None:
-        self._check()
-
-    async def read_value(self, domain: Domain, key: Key, asked_at: int | None) -> Any:
-        self._check()
-        return self._visible(domain, key, asked_at)
-
-    async def write_value(self, domain: Domain, key: Key, value: Any, when: int | None) -> None:
-        await self._write(domain, {(domain.name, *key): (orjson.dumps(value), when)})
-
-    async def read_entry(
-        self, domain: Domain, key: Key, asked_at: int | None
-    ) -> dict[str, Any] | None:
-        self._check()
-        entry: dict[str, Any] | None = self._visible(domain, key, asked_at)
-        return None if entry is None or entry["removed"] else entry
-
-    async def has_entry(self, domain: Domain, key: Key, asked_at: int | None) -> bool:
-        self._check()
-        return self._visible(domain, key, asked_at) is not None
-
-    async def write_entry(
-        self, domain: Domain, key: Key, entry: Mapping[str, Any], when: int | None
-    ) -> None:
-        await self._write(domain, {(domain.name, *key): (orjson.dumps(entry), when)})
-
-    async def remove_entry(self, domain: Domain, key: Key) -> None:
-        raise AssertionError("the engine removes nothing")
-
-    async def iterate_entries(
-        self, domain: Domain, context: Key, asked_at: int | None, *, keys_only: bool
-    ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        self._check()
-        for key in self._keys(domain, context):
-            entry = self._visible(domain, key, asked_at)
-            if entry is not None:
-                yield key[-1], entry
-
-    async def read_rows(
-        self, domain: Domain, context: Key, limit: int | None
-    ) -> list[dict[str, Any]]:
-        self._check()
-        return [self._visible(domain, key, None) for key in self._keys(domain, context)]
-
-    async def write_rows(
-        self,
-        domain: Domain,
-        context: Key,
-        rows: Mapping[str, Mapping[str, Any]],
-        places: Sequence[int] | None = None,
-    ) -> None:
-        new: Data = {
-            (domain.name, *context, row_id): (orjson.dumps(row), None)
-            for row_id, row in rows.items()
-        }
-        if domain.append_only:
-            new = {key: row for key, row in new.items() if key not in self.data}
-        await self._write(domain, new)
-
-    async def read_candles(
-        self, domain: Domain, context: Key, since: int, step: int, limit: int
-    ) -> list[Candle] | None:
-        self._check()
-        return [CANDLES[context[0]][since + place * step] for place in range(limit)]
-
-    async def write_candles(self, domain: Domain, context: Key, candles: Sequence[Candle]) -> None:
-        raise AssertionError("the candles are imported already")
-
-    def _check(self) -> None:
-        if self._is_dead:
-            raise Killed
-
-    def _keys(self, domain: Domain, context: Key) -> list[Key]:
-        start = (domain.name, *context)
-        return [key[1:] for key in self.data if key[: len(start)] == start]
-
-    def _visible(self, domain: Domain, key: Key, asked_at: int | None) -> Any:
-        text, when = self.data.get((domain.name, *key), (b"null", None))
-        shown = is_visible(domain.name, when, asked_at, self.look_ahead)
-        return orjson.loads(text) if shown else None
-
-    async def _write(self, domain: Domain, new: Data) -> None:
-        await asyncio.sleep(0)  # lets the writes of other domains come in between
-        self._check()
-        self.writes += 1
-        self.domains.add(domain.name)
-        self._is_dead = self.writes == self._dies_at
-        if not self._is_dead or self._applies:
-            self.data.update(new)
-        self._check()
+def memory(data: Data, dies_at: int | None = None, applies: bool = False) -> MemoryBackend:
+    """Return the store of a process that dies at a write."""
+    return MemoryBackend(data, Fate(dies_at, applies), CANDLES)
 
 
 class Trader(Strategy):
@@ -151,10 +40,10 @@ class Trader(Strategy):
     schedule_minutes = 4.0
 
     async def get_signal(self, ctx: Context) -> Signal | None:
-        candles = ctx.candles(4)
+        candles = ctx.candles("1m", 4)
         if len(candles) < 4:
             return None
-        rises = [candle["close"] > candle["open"] for candle in candles]
+        rises = [close > opened for close, opened in zip(candles.close, candles.open, strict=True)]
         if len(set(rises)) > 1:
             return None
         side = 1 if rises[0] else -1
@@ -189,9 +78,10 @@ async def run(backend: Backend, *, fresh: bool = False) -> Engine:
     family = Registries()
     family.use_backend(backend)
     feeds = [
-        Feed(family, "demo", symbol, "1m", list(candles)) for symbol, candles in CANDLES.items()
+        StoreFeed(family, "demo", symbol, "1m", min(candles), max(candles) + 60_000)
+        for symbol, candles in CANDLES.items()
     ]
-    engine = Engine(family, Trader(), feeds, "demo", "fingerprint")
+    engine = Engine(family, [Trader()], feeds, "demo", "fingerprint")
     await engine.start(fresh=fresh)
     await engine.run()
     return engine
@@ -199,21 +89,41 @@ async def run(backend: Backend, *, fresh: bool = False) -> Engine:
 
 async def run_killed(data: Data, dies_at: int, applies: bool, *, fresh: bool = False) -> None:
     with pytest.raises(Killed):
-        await run(MemoryBackend(data, dies_at, applies), fresh=fresh)
+        await run(memory(data, dies_at, applies), fresh=fresh)
     for _ in range(20):
         await asyncio.sleep(0)  # the writes that were under way find that the process is gone
 
 
 async def undisturbed(data: Data, *, fresh: bool = False) -> tuple[int, Engine]:
     """Return how many writes a run takes that is not killed, and its engine."""
-    backend = MemoryBackend(data)
-    engine = await run(backend, fresh=fresh)
-    return backend.writes, engine
+    fate = Fate()
+    engine = await run(MemoryBackend(data, fate, CANDLES), fresh=fresh)
+    return fate.steps, engine
+
+
+@pytest.fixture(params=[1, 7, 1_000], ids=["each bar", "some bars", "many bars"])
+def most_writes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many writes make a record."""
+    monkeypatch.setattr(journal_module, "_MOST_WRITES", request.param)
+    monkeypatch.setattr(journal_module, "_MOST_SECONDS", 3_600)
+    most: int = request.param
+    return most
+
+
+async def test_what_is_stored_does_not_depend_on_where_records_are_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found: list[Data] = []
+    for most in (1, 2, 7, 50, 1_000):
+        monkeypatch.setattr(journal_module, "_MOST_WRITES", most)
+        found.append({})
+        await run(memory(found[-1]))
+    assert all(data == found[0] for data in found)
 
 
 async def test_the_run_has_everything_in_it() -> None:
     data: Data = {}
-    backend = MemoryBackend(data)
+    backend = memory(data)
     engine = await run(backend)
     total = engine.summary.total
     assert min(total.wins, total.losses, total.cancelled) >= 2
@@ -230,26 +140,26 @@ async def test_the_run_has_everything_in_it() -> None:
 
 
 @pytest.mark.parametrize("applies", [False, True], ids=["before", "after"])
-async def test_killed_at_every_write(applies: bool) -> None:
+async def test_killed_at_every_write(applies: bool, most_writes: int) -> None:
     expected: Data = {}
     writes, whole = await undisturbed(expected)
-    assert writes > 100
+    assert writes > (100 if most_writes == 1 else 20)
     for dies_at in range(1, writes + 1):
         data: Data = {}
         await run_killed(data, dies_at, applies)
-        engine = await run(MemoryBackend(data))
+        engine = await run(memory(data))
         assert data == expected, dies_at
         assert engine.summary.to_state() == whole.summary.to_state(), dies_at
 
 
-async def test_killed_twice() -> None:
+async def test_killed_twice(most_writes: int) -> None:
     expected: Data = {}
     writes, whole = await undisturbed(expected)
     for dies_at in range(1, writes, 3):
         data: Data = {}
         await run_killed(data, dies_at, True)
         await run_killed(data, 1 + dies_at % 4, dies_at % 2 == 0)
-        engine = await run(MemoryBackend(data))
+        engine = await run(memory(data))
         assert data == expected, dies_at
         assert engine.summary.to_state() == whole.summary.to_state(), dies_at
 
@@ -265,5 +175,5 @@ async def test_a_fresh_run_that_is_killed_is_old_or_new(applies: bool) -> None:
     for dies_at in range(1, 21):
         data = dict(old)
         await run_killed(data, dies_at, applies, fresh=True)
-        await run(MemoryBackend(data))
+        await run(memory(data))
         assert data == (old if dies_at == 1 and not applies else new), dies_at

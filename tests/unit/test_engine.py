@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,20 @@ from fastpersist import (
 from fastpersist.adapters.files import FilesBackend
 from fastpersist.contracts import Candle
 from fastpersist.domains import INTERVAL_STEP_MS
+from fastpersist.hot.columns import columns_from_rows
 from fastpersist.registry import Registries
 from fastpersist.runner import (
     CandleFile,
     Context,
     Engine,
+    Frame,
     RunMismatchError,
     Signal,
     Strategy,
     StrategyError,
     import_candles,
 )
-from fastpersist.runner import engine as engine_module
+from fastpersist.runner import strategy as strategy_of
 
 MINUTE = 60_000
 QUIET = (100.0, 100.5, 99.5, 100.0)
@@ -91,11 +93,12 @@ class Place:
 
     async def engine(
         self,
-        strategy: Strategy,
+        strategy: Strategy | Sequence[Strategy],
         candles: list[Candle] | Mapping[str, list[Candle]],
         *,
         fresh: bool = False,
         fingerprint: str = "f",
+        frame: Frame | None = None,
     ) -> Engine:
         """Return an engine that has taken up what is stored."""
         self.family = self.fresh_family()
@@ -103,9 +106,10 @@ class Place:
         for symbol, rows in ({"BTC": candles} if isinstance(candles, list) else candles).items():
             step = min(second["timestamp"] - first["timestamp"] for first, second in pairwise(rows))
             interval = next(name for name, ms in INTERVAL_STEP_MS.items() if ms == step)
-            file = CandleFile(Path(f"{symbol}.csv"), symbol, interval, rows, "")
-            feeds.append(await import_candles(self.family, "demo", file))
-        engine = Engine(self.family, strategy, feeds, "demo", fingerprint)
+            file = CandleFile(Path(f"{symbol}.csv"), symbol, interval, columns_from_rows(rows), "")
+            feeds.append((await import_candles(self.family, "demo", file)).feed)
+        strategies = [strategy] if isinstance(strategy, Strategy) else strategy
+        engine = Engine(self.family, strategies, feeds, "demo", fingerprint, frame)
         await engine.start(fresh=fresh)
         return engine
 
@@ -156,15 +160,25 @@ async def test_only_closed_candles_are_visible(place: Place) -> None:
         assert ctx.when_ms == current_simulated_time() == now
         assert ctx.when.timestamp() * 1000 == now
         closed = [candle for candle in candles if candle["timestamp"] + MINUTE <= now]
-        assert ctx.candles(1_000) == closed
-        assert ctx.candles(2) == closed[-2:]
-        assert ctx.price == closed[-1]["close"]
+        assert ctx.candles("1m", 1_000).rows() == closed
+        assert ctx.candles("1m", 2).rows() == closed[-2:]
+        longer = ctx.candles("5m", 100).rows()
+        assert [row["timestamp"] for row in longer] == [
+            START_MS + minute * MINUTE
+            for minute in (0, 5)
+            if START_MS + (minute + 5) * MINUTE <= now
+        ]
+        assert ctx.bar_interval == "1m"
 
         read = place.family.candle.read_candles_data
         newest = closed[-1]["timestamp"]
         assert await read("BTC", "1m", "demo", 1, newest) == closed[-1:]
         assert await read("BTC", "1m", "demo", 1, newest + MINUTE) is None
         assert await read("BTC", "1m", "demo", 2, newest) is None
+        frame = await place.family.candle.read_candles_frame(
+            "BTC", "1m", "demo", START_MS, START_MS + 99 * MINUTE
+        )
+        assert frame.rows() == closed
         seen.append(len(closed))
 
     await place.run(Scripted(dict.fromkeys(range(12), look)), candles)
@@ -188,32 +202,18 @@ async def test_rows_of_later_moments_are_hidden(place: Place) -> None:
     assert found == [(False, False)] * 2 + [(True, True)] * 3
 
 
-async def test_candles_are_copies_and_no_more_than_asked(place: Place) -> None:
-    lengths: list[int] = []
-
-    def look(ctx: Context) -> None:
-        ctx.candles(3).clear()
-        lengths.extend(len(ctx.candles(limit)) for limit in (-1, 0, 3, 99))
-
-    await place.run(Scripted({4: look}), bars(*[QUIET] * 6))
-    assert lengths == [0, 0, 3, 5]
-
-
-async def test_history_is_limited_and_the_same_after_a_restart(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_module, "_HISTORY", 4)
-    candles = random_walk(10, gaps=[5])
+async def test_history_is_limited_and_the_same_after_a_restart(place: Place) -> None:
+    candles = random_walk(10)
     seen: list[list[Candle]] = []
 
     def look(ctx: Context) -> None:
-        seen.append(ctx.candles(99))
+        seen.append(ctx.candles("1m", 4).rows())  # type: ignore[arg-type]  # rows are candles
         ctx.log("makes a record")
 
-    strategy = Scripted(dict.fromkeys(range(10), look))
+    strategy = Scripted(dict.fromkeys(range(10), look), warm_up=4)
     await place.run(strategy, candles, until=6)
     await place.run(strategy, candles)
-    assert seen == [candles[max(0, done - 4) : done] for done in range(1, 10)]
+    assert seen == [candles[max(0, done - 4) : done] for done in range(1, 11)]
 
 
 async def test_the_strategy_is_asked_while_it_holds_nothing(place: Place) -> None:
@@ -223,7 +223,7 @@ async def test_the_strategy_is_asked_while_it_holds_nothing(place: Place) -> Non
     assert strategy.heard == [
         ("asked", "BTC", 0),
         ("asked", "BTC", 1),
-        ("opened", "BTC", 1),
+        ("opened", "BTC", 2),  # at its open, which is the next price
         ("closed", "BTC", 4),
         ("asked", "BTC", 4),  # an exit frees the same bar for a new signal
     ]
@@ -241,8 +241,8 @@ async def test_time_steps_by_the_interval_of_the_feed(place: Place, step: int) -
     engine = await place.run(Watch(), random_walk(5, step=step))
     assert moments == [START_MS + count * step for count in range(1, 6)]
     last = {MINUTE: "20250101T0005", 60 * MINUTE: "20250101T0500"}.get(step, "20250106T0000")
-    assert engine.frame_name == f"20250101T0000-{last}"
-    assert (engine.total_bars, engine.summary.bars) == (5, 5)
+    assert engine.frame.name == f"20250101T0000-{last}"
+    assert (engine.share_done, engine.summary.bars) == (1, 5)
 
 
 async def test_symbols_take_turns_by_their_closes(place: Place) -> None:
@@ -257,7 +257,7 @@ async def test_symbols_take_turns_by_their_closes(place: Place) -> None:
         ("FAST", 4), ("GAP", 4), ("FAST", 5), ("FAST", 6), ("FAST", 7), ("FAST", 8), ("SLOW", 9),
         ("FAST", 9), ("FAST", 10),
     ]  # fmt: skip
-    assert engine.summary.bars == engine.total_bars == 16
+    assert engine.summary.bars == 16
 
 
 async def test_scheduled_opened_closed_bar_by_bar(place: Place) -> None:
@@ -367,7 +367,7 @@ async def test_exits(
     reason: str,
     profit: float,
 ) -> None:
-    engine = await place.run(Scripted({0: signal}), bars(QUIET, figures, QUIET))
+    engine = await place.run(Scripted({0: signal}), bars(QUIET, QUIET, figures, QUIET))
     [row] = await place.rows()
     assert (row["status"], row["closeReason"]) == ("closed", reason)
     assert row["pnl"]["pnlCost"] == pytest.approx(profit)
@@ -375,6 +375,18 @@ async def test_exits(
     assert engine.summary.open_positions == 0
     worst, best = row["maxDrawdown"]["pnlCost"], row["peakProfit"]["pnlCost"]
     assert worst <= row["pnl"]["pnlCost"] <= best
+
+
+async def test_a_limit_filled_at_the_open_counts_its_time_from_there(place: Place) -> None:
+    signal = Signal(
+        position="long", price_open=98, price_take_profit=110, price_stop_loss=90,
+        minute_estimated_time=2,
+    )  # fmt: skip
+    below = (97.0, 97.5, 96.5, 97.0)
+    await place.run(Scripted({0: signal}), bars(QUIET, below, below, below, below))
+    [row] = await place.rows()
+    assert (row["priceOpen"], row["pendingAt"]) == (97, START_MS + MINUTE)
+    assert (row["closeReason"], row["closeTimestamp"]) == ("time_expired", START_MS + 3 * MINUTE)
 
 
 async def test_time_expires(place: Place) -> None:
@@ -477,6 +489,10 @@ def fail(ctx: Context) -> None:
         ({1: fail}, r"get_signal failed for BTC at 2025-01-01T00:02:00\+00:00: KeyError: 'gone'"),
         ({0: lambda ctx: "long"}, r"get_signal for BTC at 2025-01-01T00:01:00\+00:00 .*str, not"),
         ({0: lambda ctx: {}}, r"get_signal for BTC at .* answered with dict, not with a Signal"),
+        (
+            {0: lambda ctx: ctx.state("n").write(ctx.state("m").read())},
+            r"for BTC at .*state\('n'\): is a coroutine \(await it first\)",
+        ),
         ({0: lambda ctx: ctx.state("n").write([object()])}, r"for BTC at .*state\('n'\)\[0\]"),
         ({0: lambda ctx: ctx.memory("m").write("k", {1})}, r"for BTC at .*memory\('m'\)\.k: "),
         ({0: lambda ctx: ctx.memory("m").write(5, 1)}, r"for BTC at .*memory_id: .*int"),
@@ -489,7 +505,7 @@ async def test_failures_of_a_strategy_are_named(place: Place, answers: Any, mess
         await engine.run()
 
 
-@pytest.mark.parametrize(("hook", "minute"), [("opened", 1), ("closed", 2)])
+@pytest.mark.parametrize(("hook", "minute"), [("opened", 2), ("closed", 2)])
 async def test_failures_of_a_hook_are_named(place: Place, hook: str, minute: int) -> None:
     strategy = Scripted({0: LONG}, **{hook: lambda ctx, row: fail(ctx)})
     engine = await place.engine(strategy, bars(QUIET, (100, 111, 99, 100), QUIET))
@@ -643,7 +659,7 @@ async def test_all_adapters_hold_an_open_position(place: Place) -> None:
             {
                 "strategyName": "Busy",
                 "exchangeName": "demo",
-                "frameName": engine.frame_name,
+                "frameName": engine.frame.name,
                 "symbol": "BTC",
                 "position": "long",
                 "priceOpen": 100,
@@ -654,7 +670,7 @@ async def test_all_adapters_hold_an_open_position(place: Place) -> None:
             },
         ]
     ]
-    recent = await family.recent.read_recent_data(*context, engine.frame_name, True)
+    recent = await family.recent.read_recent_data(*context, engine.frame.name, True)
     assert recent is not None
     assert (recent["id"], recent["totalPartials"]) == (identity, 1)
     assert await family.partial.read_partial_data(*context, identity) == {
@@ -667,7 +683,6 @@ async def test_all_adapters_hold_an_open_position(place: Place) -> None:
     kinds = [(note["timestamp"], note["type"], note.get("level")) for note in notes]
     assert kinds == [
         (opened, "signal.info", None),
-        (opened, "signal.opened", None),
         (partial_at, "breakeven.available", None),
         (partial_at, "partial_loss.available", 10),
         (partial_at, "partial_loss.available", 20),
@@ -675,6 +690,7 @@ async def test_all_adapters_hold_an_open_position(place: Place) -> None:
         (partial_at, "partial_profit.available", 20),
         (partial_at, "partial_profit.available", 30),
         (partial_at, "partial_profit.commit", None),
+        (partial_at, "signal.opened", None),
         (end, "partial_profit.available", 40),
     ]
     assert notes[0]["note"] == "a word"
@@ -686,16 +702,19 @@ async def test_all_adapters_hold_an_open_position(place: Place) -> None:
         "topic": [1, {"a": None}],
         "signal.opened": [identity, "BTC", 100],
     }
-    assert {entry["createdAt"] for entry in log} == {"2025-01-01T00:01:00.000Z"}
+    assert {entry["topic"]: entry["createdAt"] for entry in log} == {
+        "topic": "2025-01-01T00:01:00.000Z",
+        "signal.opened": "2025-01-01T00:02:00.000Z",
+    }
 
     session = await family.session.read_session_data(
-        "Busy", "demo", engine.frame_name, "@BTC", True
+        "Busy", "demo", engine.frame.name, "@BTC", True
     )
     assert session is not None
     assert session["when"] == end
     state = session["data"]["state"]
-    assert state["lanes"][0]["next_index"] == 3
-    assert state["lanes"][0]["open"]["id"] == identity
+    assert state["next_times"] == [end]
+    assert state["slots"][0]["open"]["id"] == identity
     assert state["summary"]["is_finished"] is True
 
 
@@ -706,14 +725,14 @@ async def test_all_adapters_hold_what_the_strategy_kept(
     owners: list[tuple[str, str]] = []
 
     def note_owner(ctx: Context, row: dict[str, Any]) -> None:
-        owners.append((ctx.owner, ctx.run_id))
+        owners.append((ctx.owner, ctx.scope))
 
     monkeypatch.setattr(strategy, "opened", note_owner)
     stopped = (100.0, 100.0, 90.0, 96.0)
     await place.run(strategy, bars(QUIET, stopped, QUIET))
     family = place.family
-    [(owner, run_id)] = owners
-    assert owner == f"Busy_BTC_{run_id}"
+    [(owner, scope)] = owners
+    assert owner == f"Busy_BTC_{scope}"
     end = START_MS + 3 * MINUTE
     state = await family.state.read_state_data(owner, "count")
     assert state == {"id": f"{owner}_count", "data": 3, "when": end}
@@ -726,11 +745,11 @@ async def test_all_adapters_hold_what_the_strategy_kept(
         [("m0", {"n": 0}), ("m1", {"n": 1})], [("m0", {"n": 0})],
         [("m0", {"n": 0}), ("m1", {"n": 1}), ("m2", {"n": 2})], [("m0", {"n": 0})],
     ]  # fmt: skip
-    assert await family.measure.read_measure_data(f"results_{run_id}", "cost") == {
+    assert await family.measure.read_measure_data(f"results_{scope}", "cost") == {
         "id": "cost", "data": 42, "removed": False,
     }  # fmt: skip
     assert strategy.calls == 1
-    bucket = f"marks_{run_id}"
+    bucket = f"marks_{scope}"
     assert [key async for key in family.interval.list_interval_data(bucket)] == ["start"]
     marker = await family.interval.read_interval_data(bucket, "start")
     assert marker is not None
@@ -858,3 +877,317 @@ async def test_runs_over_other_candles_do_not_meet(place: Place, tmp_path: Path)
     await place.run(Trader(), walk()[:60])
     engine = await place.run(Trader(), walk())
     assert engine.summary.total == expected.total
+
+
+class Hears(Scripted):
+    """Notes every hook with what it is told."""
+
+    def note(self, hook: str, ctx: Context, row: dict[str, Any], *more: Any) -> None:
+        assert row["symbol"] == ctx.symbol
+        self.heard.append((hook, *more, index_of(ctx)))  # type: ignore[arg-type]  # as it comes
+
+    async def scheduled(self, ctx: Context, row: dict[str, Any]) -> None:
+        self.note("scheduled", ctx, row)
+
+    def cancelled(self, ctx: Context, row: dict[str, Any]) -> None:
+        self.note("cancelled", ctx, row, row["cancelReason"])
+
+    def opened(self, ctx: Context, row: dict[str, Any]) -> None:
+        self.note("opened", ctx, row, row["priceOpen"])
+
+    def active(self, ctx: Context, row: dict[str, Any]) -> None:
+        self.note("active", ctx, row)
+
+    async def partial_profit(self, ctx: Context, row: dict[str, Any], level: int) -> None:
+        self.note("profit", ctx, row, level)
+
+    async def partial_loss(self, ctx: Context, row: dict[str, Any], level: int) -> None:
+        self.note("loss", ctx, row, level)
+
+    def breakeven(self, ctx: Context, row: dict[str, Any]) -> None:
+        self.note("breakeven", ctx, row)
+
+    async def closed(self, ctx: Context, row: dict[str, Any]) -> None:
+        self.note("closed", ctx, row, row["closeReason"])
+
+
+async def test_hooks_are_told_in_the_order_of_events(place: Place) -> None:
+    strategy = Hears({0: LIMIT, 4: LONG})
+    await place.run(
+        strategy,
+        bars(
+            QUIET,
+            (100.0, 100.0, 97.8, 98.5),  # fills the limit of 98
+            (98.5, 99.5, 97.0, 99.0),  # 12.5 % of the way up, 33 % down
+            (99.0, 111.0, 99.0, 110.5),
+            QUIET,
+            (112.0, 113.0, 111.0, 112.0),  # opens beyond the target
+        ),
+    )
+    told = [event for event in strategy.heard if event[0] != "asked"]
+    assert told == [
+        ("scheduled", 0),
+        ("opened", 98, 1),
+        ("profit", 10, 2), ("loss", 10, 2), ("loss", 20, 2), ("loss", 30, 2), ("breakeven", 2),
+        ("active", 2),
+        *[("profit", level, 3) for level in range(20, 101, 10)],
+        ("closed", "take_profit", 3),
+        ("cancelled", "price", 5),
+    ]  # fmt: skip
+    assert await place.statuses() == ["closed", "cancelled"]
+
+
+async def test_the_error_hook_hears_what_ends_the_run(place: Place) -> None:
+    heard: list[str] = []
+    strategy = Scripted({1: fail}, error=lambda ctx, error: heard.append(repr(error)))
+    engine = await place.engine(strategy, bars(QUIET, QUIET))
+    with pytest.raises(StrategyError, match="get_signal failed"):
+        await engine.run()
+    assert heard == ["KeyError('gone')"]
+
+
+async def test_an_error_hook_that_fails_is_named(place: Place) -> None:
+    engine = await place.engine(
+        Scripted({1: fail}, error=lambda ctx, error: 1 / 0), bars(QUIET, QUIET)
+    )
+    with pytest.raises(StrategyError, match=r"error failed for BTC .*ZeroDivisionError"):
+        await engine.run()
+
+
+async def test_signals_are_asked_for_at_closes_of_their_interval(place: Place) -> None:
+    strategy = Scripted({4: LONG}, signal_interval="5m")
+    hit = (100.0, 111.0, 99.5, 100.0)
+    await place.run(strategy, bars(*[QUIET] * 6, hit, *[QUIET] * 5))
+    assert strategy.heard == [
+        ("asked", "BTC", 4), ("opened", "BTC", 5), ("closed", "BTC", 6), ("asked", "BTC", 9),
+    ]  # fmt: skip
+
+
+async def test_strategies_share_symbols_and_a_risk_profile(place: Place) -> None:
+    first = Scripted({0: LONG}, name="first", max_positions=2)
+    second = Scripted({0: LONG, 2: SHORT}, name="second", max_positions=2)
+    other = Scripted({0: LONG}, name="other", risk_name="own")
+    candles = {"A": bars(*[QUIET] * 5), "B": bars(*[QUIET] * 5)}
+    engine = await place.run([first, second, other], candles)
+    names = [(row["strategyName"], row["symbol"]) for row in await place.rows()]
+    assert sorted(names) == [
+        ("first", "A"), ("other", "A"), ("other", "B"), ("second", "A"),
+    ]  # fmt: skip
+    risk: Any = await place.family.risk.read_position_data("default", "demo")
+    assert [name for name, _ in risk] == ["first_demo_A", "second_demo_A"]
+    own: Any = await place.family.risk.read_position_data("own", "demo")
+    assert [name for name, _ in own] == ["other_demo_A", "other_demo_B"]
+    assert list(engine.summary.symbols) == [
+        "first A", "second A", "other A", "first B", "second B", "other B",
+    ]  # fmt: skip
+    assert engine.summary.bars == 10
+    assert engine.session[0] == "first+second+other"
+
+
+async def test_a_strategys_own_rules_see_all_positions(place: Place) -> None:
+    seen: list[list[tuple[str, str, str, float]]] = []
+
+    def allow(ctx: Context, signal: Signal, positions: Any) -> bool | str:
+        seen.append(
+            [(one.strategy_name, one.symbol, one.position, one.price_open) for one in positions]
+        )
+        return True if len(positions) < 2 else "enough"
+
+    strategies = [
+        Scripted({0: LONG}, name="first"),
+        Scripted({1: SHORT, 3: SHORT}, name="second", allow=allow),
+    ]
+    await place.run(strategies, {"A": bars(*[QUIET] * 6), "B": bars(*[QUIET] * 6)})
+    long_a, long_b = ("first", "A", "long", 100.0), ("first", "B", "long", 100.0)
+    short_a = ("second", "A", "short", 100.0)
+    assert seen == [[long_a], [long_a, long_b], [long_a, short_a, long_b]]
+    refused = [
+        entry["args"]
+        for entry in await place.family.log.read_log_data()
+        if entry["topic"] == "risk.rejection"
+    ]
+    assert refused == [[{"rejectionNote": "enough"}]] * 2
+
+
+@pytest.mark.parametrize("strategies", [[], [Scripted({}), Scripted({})]])
+async def test_strategies_are_there_once(place: Place, strategies: list[Strategy]) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^strategies: "):
+        await place.engine(strategies, bars(QUIET, QUIET))
+
+
+async def test_a_function_is_a_strategy(place: Place) -> None:
+    @strategy_of(cost=500.0, signal_interval="1m", fee_percent=0.0)
+    async def buys_once(ctx: Context) -> Signal | None:
+        return LONG if index_of(ctx) == 0 else None
+
+    @strategy_of(name="plain", fee_percent=0.0)
+    def plain(ctx: Context) -> Signal | None:
+        return SHORT if index_of(ctx) == 0 else None
+
+    await place.run([buys_once, plain], bars(*[QUIET] * 3))
+    rows = {row["strategyName"]: row for row in await place.rows()}
+    assert rows["buys_once"]["cost"] == 500
+    assert rows["plain"]["position"] == "short"
+
+
+async def test_a_frame_is_replayed_with_the_candles_before_it(place: Place) -> None:
+    candles = random_walk(50)
+    frame = Frame(START_MS + 20 * MINUTE, START_MS + 30 * MINUTE, "mine")
+    seen: list[list[Any]] = []
+    strategy = Scripted(
+        dict.fromkeys(range(50), lambda ctx: seen.append(ctx.candles("1m", 15).rows())), warm_up=15
+    )
+    engine = await place.run(strategy, candles, frame=frame)
+    assert seen == [candles[done - 15 : done] for done in range(21, 31)]
+    assert (engine.summary.bars, engine.share_done) == (10, 1)
+    assert engine.session[2] == "mine"
+
+
+def test_a_frame_that_runs_backwards_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^frame: "):
+        Frame(START_MS, START_MS)
+
+
+async def test_slippage_makes_entry_and_stop_worse(place: Place) -> None:
+    stopped = (100.0, 100.5, 94.0, 95.0)
+    engine = await place.run(Scripted({0: LONG}, slippage_percent=0.1), bars(QUIET, QUIET, stopped))
+    [row] = await place.rows()
+    assert row["priceOpen"] == pytest.approx(100.1)
+    assert row["currentPrice"] == pytest.approx(95 * 0.999)
+    expected = 1_000 * (95 * 0.999 / 100.1 - 1)
+    assert engine.summary.total.profit == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "costs", "field"),
+    [
+        ({"price_take_profit": 100.05}, {"fee_percent": 0.05}, "price_take_profit"),
+        ({"price_take_profit": 100.15}, {"slippage_percent": 0.2}, "price_take_profit"),
+        ({"price_stop_loss": 99.9}, {"slippage_percent": 0.2}, "price_stop_loss"),
+        ({"id": ""}, {}, "id"),
+        ({"id": 5}, {}, "id"),
+        ({"note": None}, {}, "note"),
+    ],
+)
+async def test_a_signal_has_to_be_worth_its_costs(
+    place: Place, fields: Any, costs: Any, field: str
+) -> None:
+    values = {"position": "long", "price_take_profit": 110, "price_stop_loss": 95, **fields}
+    engine = await place.engine(Scripted({0: Signal(**values)}, **costs), bars(QUIET, QUIET))
+    with pytest.raises(StrategyError, match=f"for BTC at .*: {field}: "):
+        await engine.run()
+
+
+async def test_a_signal_may_bring_its_id(place: Place) -> None:
+    signal = Signal(position="long", price_take_profit=110, price_stop_loss=95, id="mine")
+    await place.run(Scripted({0: signal}), bars(QUIET, QUIET))
+    assert [row["id"] for row in await place.rows()] == ["mine"]
+
+
+async def test_the_session_belongs_to_the_run(place: Place) -> None:
+    seen: list[Any] = []
+
+    async def remember(ctx: Context) -> None:
+        seen.append(await ctx.session.read("nothing"))
+        ctx.session.write({"bar": index_of(ctx)})
+
+    strategy = Scripted(dict.fromkeys(range(4), remember))
+    candles = bars(*[QUIET] * 4)
+    await place.run(strategy, candles, until=2)
+    await place.run(strategy, candles)
+    assert seen == ["nothing", *({"bar": index} for index in range(3))]
+    frame_name = "20250101T0000-20250101T0004"
+    stored = await place.family.session.read_session_data(
+        "scripted", "demo", frame_name, "BTC", True
+    )
+    assert stored is not None
+    assert stored["data"] == {"bar": 3}
+    assert stored["id"] == f"BTC:scripted:demo:{frame_name}:backtest"
+    seen.clear()
+    await place.run(strategy, candles, fresh=True, until=1)
+    assert seen == ["nothing"]
+
+
+async def test_what_was_written_does_not_change_with_its_object(place: Place) -> None:
+    async def change(ctx: Context) -> None:
+        data = {"list": [1]}
+        ctx.state("s").write(data)
+        ctx.memory("m").write("k", data)
+        data["list"].append(2)
+        read = await ctx.state("s").read()
+        read["list"].append(3)
+        found = await ctx.memory("m").search("")
+        found[0][1]["list"].append(4)
+        assert await ctx.state("s").read() == await ctx.memory("m").read("k") == {"list": [1]}
+
+    async def check(ctx: Context) -> None:
+        assert await ctx.state("s").read() == {"list": [1]}
+        assert await ctx.memory("m").read("k") == {"list": [1]}
+
+    await place.run(Scripted({0: change, 1: check}), bars(QUIET, QUIET))
+
+
+class Curious(Strategy):
+    """Tries to see what has not happened yet."""
+
+    name = "curious"
+    warm_up = 50
+
+    def __init__(self, family: Callable[[], Registries]) -> None:
+        self.family = family
+        self.looks = 0
+
+    async def get_signal(self, ctx: Context) -> None:
+        now = ctx.when_ms
+        for interval in ("1m", "5m", "15m"):
+            step = INTERVAL_STEP_MS[interval]
+            frame = ctx.candles(interval, 3)
+            assert all(moment + step <= now for moment in frame.timestamp)
+            assert frame.end <= now
+        candle = self.family().candle
+        context = ("BTC", "1m", "demo")
+        later = await candle.read_candles_frame(*context, now - MINUTE, now + 9 * MINUTE)
+        assert list(later.timestamp) == [now - MINUTE]
+        assert await candle.read_candles_data(*context, 1, now) is None
+        earlier = await ctx.state("last").read()
+        assert earlier is None or earlier < now
+        ctx.state("last").write(now)
+        found = await ctx.memory("all").search("bar")
+        assert all(data < now for _, data in found)
+        assert await ctx.memory("all").read(str(now)) is None
+        ctx.memory("all").write(str(now), now, text="bar")
+        assert await ctx.measure("m").call(str(now), lambda: now) == now
+        assert await ctx.interval("i").once(str(now))
+        session = await ctx.session.read()
+        assert session is None or session < now
+        ctx.session.write(now)
+        self.looks += 1
+
+
+async def test_nothing_of_the_future_can_be_seen(place: Place) -> None:
+    """Not in the first run, and not in a fresh one after it has left everything behind."""
+    candles = random_walk(30)
+    for fresh in (False, True, True):
+        strategy = Curious(lambda: place.family)
+        await place.run(strategy, candles, fresh=fresh)
+        assert strategy.looks == 30
+
+
+async def test_a_store_that_fails_is_not_passed_over(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await place.engine(Trader(), walk())
+
+    async def refuse(*arguments: Any) -> None:
+        raise FastPersistError("the store is gone")
+
+    monkeypatch.setattr(place.family.storage, "write_storage_data", refuse)
+    for _ in range(2):
+        with pytest.raises(FastPersistError, match="the store is gone"):
+            await engine.run()
+    monkeypatch.undo()
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+    await place.run(Trader(), walk())
+    other = Place(place.folder.parent / "other")
+    await other.run(Trader(), walk())
+    assert place.tree() == other.tree()

@@ -40,7 +40,7 @@ def test_a_frame_knows_what_it_lacks() -> None:
     assert (frame.missing, frame.is_complete) == (2, False)
     assert frame_of(end=0).is_complete
     with pytest.raises(FrozenInstanceError):
-        frame.missing = 0  # type: ignore[misc]
+        frame.missing = 0
 
 
 def test_a_frame_needs_a_range_and_an_interval() -> None:

@@ -9,13 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from candle_rows import START_MS, bar
-from fastpersist.contracts import Candle
-from fastpersist.runner.position import Exit, Position
+import candle_rows
+from candle_rows import START_MS
+from fastpersist.runner.position import Bar, Exit, Position
 
 MINUTE = 60_000
 Figures = tuple[float, float, float, float]
 SIDES = pytest.mark.parametrize("side", [1, -1], ids=["long", "short"])
+
+
+def bar(index: int, opened: float, high: float, low: float, close: float) -> Bar:
+    return Bar(**candle_rows.bar(index, opened, high, low, close))
 
 
 def position(side: int = 1, **fields: Any) -> Position:
@@ -44,7 +48,7 @@ def opened(side: int = 1, **fields: Any) -> Position:
     return made
 
 
-def mirrored(side: int, figures: Figures) -> Candle:
+def mirrored(side: int, figures: Figures) -> Bar:
     """Return a bar as it is for a long, mirrored at 100 for a short."""
     first, high, low, close = figures
     if side < 0:
@@ -52,7 +56,7 @@ def mirrored(side: int, figures: Figures) -> Candle:
     return bar(1, first, high, low, close)
 
 
-def leave(held: Position, candle: Candle, closes_at: int = START_MS + MINUTE) -> Exit | None:
+def leave(held: Position, candle: Bar, closes_at: int = START_MS + MINUTE) -> Exit | None:
     """Return the exit in the order in which the engine asks."""
     return held.stopped_by(candle) or held.exit_in(candle, closes_at)
 
@@ -91,7 +95,7 @@ def test_time_expires_at_the_close(
 ) -> None:
     held = opened(side, minutes=minutes)
     candle = mirrored(side, (100, 103, 99, 102))
-    expected = Exit("time_expired", candle["close"]) if expired else None
+    expected = Exit("time_expired", candle.close) if expired else None
     assert held.exit_in(candle, START_MS + closes_after * MINUTE) == expected
 
 
@@ -165,7 +169,7 @@ def test_levels_add_up_and_extremes_are_kept(side: int) -> None:
     assert held.reach_levels(mirrored(side, (103, 103, 97, 97))) == ([], [50, 60])
     best, worst = (104, 97) if side > 0 else (96, 103)
     assert (held.best, held.worst) == (best, worst)
-    held.note_price(mirrored(side, (95, 95, 95, 95))["close"])
+    held.note_price(mirrored(side, (95, 95, 95, 95)).close)
     assert (held.best, held.worst) == (best, 95 if side > 0 else 105)
 
 
@@ -198,13 +202,22 @@ def test_breakeven_of_a_short() -> None:
     assert held.reach_breakeven(bar(2, 100, 101, 98.0197, 99))
 
 
+def close_part(held: Position, when: int) -> dict[str, Any] | None:
+    """Close the part that is due as a backtest does; return its record."""
+    percent = held.part_due()
+    if not percent:
+        return None
+    held.take_part(percent, held.part_price, when)
+    return held.partials[-1]
+
+
 @SIDES
 def test_part_closes_once_at_its_level(side: int) -> None:
     held = opened(side, partial_level=50, partial_percent=40, fee=0.001)
     held.reach_levels(mirrored(side, (100, 104.9, 99, 100)))
-    assert held.close_part(START_MS + MINUTE) is None
+    assert close_part(held, START_MS + MINUTE) is None
     held.reach_levels(mirrored(side, (100, 107, 99, 100)))
-    record = held.close_part(START_MS + 2 * MINUTE)
+    record = close_part(held, START_MS + 2 * MINUTE)
     price = 105 if side > 0 else 95
     assert record == {
         "type": "profit",
@@ -218,7 +231,7 @@ def test_part_closes_once_at_its_level(side: int) -> None:
     assert held.remaining == 60
     # 400 of 1,000 gain 5 %: 20, less 0.1 % of 400 and of what they are worth: 420, or 380 short
     assert held.realised == pytest.approx(20 - 0.4 - (0.42 if side > 0 else 0.38))
-    assert held.close_part(START_MS + 3 * MINUTE) is None
+    assert close_part(held, START_MS + 3 * MINUTE) is None
 
 
 @pytest.mark.parametrize(
@@ -228,7 +241,7 @@ def test_part_closes_once_at_its_level(side: int) -> None:
 def test_part_waits_for_the_next_tenth(level: float, high: float, price: float | None) -> None:
     held = opened(partial_level=level)
     held.reach_levels(bar(1, 100, high, 99, 100))
-    record = held.close_part(START_MS)
+    record = close_part(held, START_MS)
     assert (record and record["currentPrice"]) == price
 
 
@@ -261,7 +274,7 @@ def test_profit_after_fees(side: int, price: float, profit: float) -> None:
 def test_profit_with_a_part() -> None:
     held = opened(fee=0.001, partial_level=50, partial_percent=25)
     held.reach_levels(bar(1, 100, 106, 99, 105))
-    assert held.close_part(START_MS)
+    assert close_part(held, START_MS)
     # 250 gain 5 % = 12.5 less 0.25 + 0.2625; 750 lose 5 % = -37.5 less 0.75 + 0.7125
     assert held.profit_at(95) == pytest.approx(12.5 - 0.5125 - 37.5 - 1.4625)
 
@@ -288,15 +301,15 @@ def test_parts_and_rest_are_the_whole(
     )  # fmt: skip
     beyond = entry * (1 + side * way * 1.01)
     held.reach_levels(bar(1, entry, max(entry, beyond), min(entry, beyond), entry))
-    record = held.close_part(START_MS)
-    assert record is not None
+    record = close_part(held, START_MS)
+    assert (record is None) == (percent == 0)
 
     def alone(share: float, price: float) -> float:
         value = 1_000 * share / 100
         sold = value * price / entry
         return side * (sold - value) - fee * (value + sold)
 
-    parts = alone(percent, record["currentPrice"])
+    parts = alone(percent, record["currentPrice"]) if record else 0.0
     assert held.realised == pytest.approx(parts, abs=1e-6)
     whole = parts + alone(100 - percent, exit_at)
     assert held.profit_at(exit_at) == pytest.approx(whole, rel=1e-9, abs=1e-6)
@@ -326,6 +339,43 @@ def test_a_short_is_a_mirrored_long(bars_in_eighths: list[list[int]]) -> None:
 def test_a_position_survives_its_plain_form(minutes: float, price: float) -> None:
     held = opened(minutes=minutes, partial_level=10)
     held.reach_levels(bar(1, 100, max(price, 100), min(price, 100), price))
-    held.close_part(START_MS)
+    close_part(held, START_MS)
     assert Position.from_state(json.loads(json.dumps(held.to_state()))) == held
     assert Position.from_state(None) is None
+
+
+@SIDES
+@pytest.mark.parametrize(
+    ("opens", "slippage", "price"),
+    [
+        (100.5, 0.0, 100.5),
+        (100.0, 0.01, 101.0),
+        (110.0, 0.0, "cancel"),  # nothing is left to gain
+        (109.5, 0.01, "cancel"),
+        (95.0, 0.0, "cancel"),
+        (94.0, 0.0, "cancel"),
+    ],
+)
+def test_the_market_is_entered_at_the_open(
+    side: int, opens: float, slippage: float, price: float | str
+) -> None:
+    waiting = position(side, at_market=True, slippage=slippage)
+    found = waiting.entry_in(mirrored(side, (opens, 120, 90, 100)))
+    if isinstance(price, str):
+        assert found == price
+    else:
+        expected = opens if side > 0 else 200 - opens
+        assert found == pytest.approx(expected * (1 + side * slippage))
+
+
+@SIDES
+def test_slippage_makes_stops_and_expiry_worse_but_no_limit_price(side: int) -> None:
+    held = opened(side, slippage=0.001, minutes=1)
+    by_stop = held.stopped_by(mirrored(side, (100, 101, 94, 96)))
+    assert by_stop == Exit("stop_loss", pytest.approx((100 - side * 5) * (1 - side * 0.001)))
+    by_time = held.exit_in(mirrored(side, (100, 101, 99, 100.5)), START_MS + MINUTE)
+    close = 100.5 if side > 0 else 99.5
+    assert by_time == Exit("time_expired", pytest.approx(close * (1 - side * 0.001)))
+    taken = held.exit_in(mirrored(side, (100, 111, 99, 100)), START_MS + MINUTE)
+    assert taken == Exit("take_profit", 100 + side * 10)
+    assert position(side, slippage=0.5).entry_in(mirrored(side, (101, 102, 99, 100))) == 100

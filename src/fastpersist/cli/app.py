@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -13,13 +16,27 @@ from .. import __version__, has_extensions
 from ..errors import FastPersistError
 from ..local import down as stop_servers
 from ..local import up as start_servers
+from ..runner.context import Mode
 from ..settings import Settings
-from .candles import ExportOptions, export_candles, parse_moment
+from ..times import parse_moment
+from .backup import backup_command, restore_command
+from .cache import cache_command
+from .candles import ExportOptions, export_candles
+from .doctor import doctor_command
+from .dump import export_dump_command, import_dump_command
+from .exchanges import named_exchange
+from .import_candles import import_candles_command
+from .inspect import inspect_command, tail_command
+from .live import run_live
+from .process import run_until_interrupted
+from .report import ReportOptions, report
 from .run import RunOptions, run
+from .toolbox import json_option
 
 __all__ = ["run_app"]
 
-console = Console()
+# What is piped has no width of its own; figures must not be cut there.
+console = Console() if sys.stdout.isatty() else Console(width=120)
 errors = Console(stderr=True)
 
 FILE = click.Path(path_type=Path)
@@ -48,19 +65,65 @@ def app() -> None:
     """Persistence for trading strategies on MongoDB and Redis."""
 
 
+def _each(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> list[str]:
+    return [name for text in texts for name in text.split(",") if name]
+
+
 @app.command("run")
-@click.argument("strategy", type=FILE)
-@click.option(
-    "--candles", type=FILE, multiple=True, required=True,
-    help="CSV or CSV.gz with the columns time, open, high, low, close, volume; more files may "
-    "follow, one for each symbol. Times are opening times in ms or s since the epoch, or text, "
-    "which counts as UTC unless it names a zone.",
-)  # fmt: skip
+@click.argument("strategy", type=FILE, envvar="STRATEGY_FILE")
 @click.argument("more_candles", type=FILE, nargs=-1)
-@click.option("--symbol", "symbols", multiple=True, help="Symbol of each file, in their order.")
-@click.option("--exchange", default="demo", show_default=True, help="Exchange in stored contexts.")
+@click.option(
+    "--mode", type=click.Choice(["backtest", "paper", "live"]), default="backtest", envvar="MODE",
+    show_default=True, show_envvar=True,
+    help="Replay candles, or run on the clock with orders on paper, or with real ones.",
+)  # fmt: skip
+@click.option(
+    "--candles", type=FILE, multiple=True,
+    help="Files to replay: CSV, CSV.gz, Parquet or Arrow with the columns time, open, high, low, "
+    "close, volume; more files may follow, one for each symbol. Times are opening times in ms or s "
+    "since the epoch, or text, which counts as UTC unless it names a zone. Stored candles are "
+    "replayed without.",
+)  # fmt: skip
+@click.option(
+    "--symbol", "symbols", multiple=True, envvar="SYMBOL", callback=_each, show_envvar=True,
+    help="Symbol of each file, in their order; without files, each symbol to run.",
+)  # fmt: skip
+@click.option("--interval", default="", help="Of candles that are not from a file; 1m by default.")
+@click.option(
+    "--frame", "frames", multiple=True, envvar="FRAME", show_envvar=True,
+    help="START..END, ISO text (UTC) or ms, or a frame that the strategy file names; more may "
+    "follow. All that the files have by default. The strategy's warm-up is looked for before "
+    "START.",
+)  # fmt: skip
+@click.option(
+    "--feed", default="", envvar="FEED", show_envvar=True,
+    help="Where candles come from: store, a file, or ccxt:EXCHANGE, which a backtest stores and "
+    "replays. On paper and live ccxt:EXCHANGE by default, after --exchange.",
+)  # fmt: skip
+@click.option(
+    "--strategy", "names", multiple=True, envvar="STRATEGY", callback=_each, show_envvar=True,
+    help="Name of a strategy of the file; more may follow, and by default all run together.",
+)  # fmt: skip
+@click.option(
+    "--exchange", default="", envvar="EXCHANGE", show_envvar=True,
+    help="Exchange in stored contexts; that of --feed by default, else demo.",
+)  # fmt: skip
+@click.option(
+    "--entry", is_flag=True, envvar="ENTRY", show_envvar=True,
+    help="Run every strategy of the file on every symbol of CC_SYMBOL_LIST.",
+)  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Begin the run anew.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--verbose", is_flag=True, envvar="VERBOSE", show_envvar=True, help="Log more.")
+@click.option(
+    "--health-host", default="127.0.0.1", envvar="FASTPERSIST_HEALTH_HOST", show_default=True,
+    show_envvar=True, help="Address of the health endpoint.",
+)  # fmt: skip
+@click.option(
+    "--health-port", type=click.IntRange(0, 65_535), envvar="FASTPERSIST_HEALTH_PORT",
+    show_envvar=True, show_default="60050 on paper and live, none in a backtest",
+    help="Port of the health endpoint; 0 takes a free one.",
+)  # fmt: skip
 @click.option("--files", type=FILE, help="Keep all state in files below this folder.")
 @click.option("--dummy", is_flag=True, help="Keep nothing.")
 @click.option("--mongo-url", help="MongoDB; a local server by default.")
@@ -68,60 +131,87 @@ def app() -> None:
 @folder_option
 def run_command(
     strategy: Path,
-    candles: tuple[Path, ...],
     more_candles: tuple[Path, ...],
-    symbols: tuple[str, ...],
+    mode: Mode,
+    candles: tuple[Path, ...],
+    symbols: list[str],
+    interval: str,
+    frames: tuple[str, ...],
+    feed: str,
+    names: list[str],
     exchange: str,
+    entry: bool,
     fresh: bool,
     as_json: bool,
+    verbose: bool,
+    health_host: str,
+    health_port: int | None,
     files: Path | None,
     dummy: bool,
     mongo_url: str | None,
     redis_url: str | None,
     folder: Path,
 ) -> int:
-    """Replay the STRATEGY file over candles; a run that was interrupted carries on."""
-    paths = [*candles, *more_candles]
-    if symbols and len(symbols) != len(paths):
-        raise click.UsageError("give --symbol once for each file, or not at all")
+    """Run the STRATEGY file; a run that was interrupted carries on."""
+    if entry and not symbols:
+        symbols = [name for name in os.environ.get("CC_SYMBOL_LIST", "").split(",") if name]
+    if mode == "backtest" and not (candles or more_candles or symbols or feed):
+        raise click.UsageError("give --candles, or --symbol and --frame for stored candles")
+    runner = logging.getLogger("fastpersist.runner")
+    runner.setLevel(logging.INFO if mode != "backtest" else logging.NOTSET)
+    if verbose:
+        logging.getLogger("fastpersist").setLevel(logging.DEBUG)
+        runner.setLevel(logging.NOTSET)
     options = RunOptions(
         strategy=strategy,
-        candles=paths,
-        symbols=symbols or [None] * len(paths),
-        exchange_name=exchange,
+        mode=mode,
+        names=names,
+        candles=[*candles, *more_candles],
+        symbols=symbols,
+        interval=interval,
+        frames=frames,
+        feed=feed,
+        exchange_name=exchange or named_exchange(feed) or "demo",
         fresh=fresh,
         as_json=as_json,
         files=files,
         dummy=dummy,
+        health_host=health_host,
+        health_port=health_port,
         settings={"mongo_url": mongo_url, "redis_url": redis_url, "local_folder": folder},
     )
-    return asyncio.run(run(options, console))
+    command = run if mode == "backtest" else run_live
+    return asyncio.run(command(options, console))
 
 
-@app.command("candles")
+@app.command("export-candles")
 @click.argument("symbol")
 @click.argument("interval")
 @click.argument("exchange")
 @click.option("--start", required=True, help="First opening time: ISO text (UTC) or ms.")
 @click.option("--end", required=True, help="The moment before which the last candle opens.")
 @click.option("--output", type=FILE, help="A .csv, .parquet or .arrow file; CSV is printed else.")
+@json_option
 @click.option("--files", type=FILE, help="Read the file family below this folder.")
 @click.option("--mongo-url", help="MongoDB; a local server by default.")
 @click.option("--redis-url", help="Redis; a local server by default.")
 @folder_option
-def candles_command(
+def export_candles_command(
     symbol: str,
     interval: str,
     exchange: str,
     start: str,
     end: str,
     output: Path | None,
+    as_json: bool,
     files: Path | None,
     mongo_url: str | None,
     redis_url: str | None,
     folder: Path,
 ) -> int:
     """Export the stored candles of SYMBOL, INTERVAL and EXCHANGE; gaps stay gaps."""
+    if as_json and output is None:
+        raise click.UsageError("--json says what was exported, so the candles need --output")
     options = ExportOptions(
         symbol=symbol,
         interval=interval,
@@ -129,10 +219,42 @@ def candles_command(
         start=parse_moment("start", start),
         end=parse_moment("end", end),
         output=output,
+        as_json=as_json,
         files=files,
         settings={"mongo_url": mongo_url, "redis_url": redis_url, "local_folder": folder},
     )
-    return asyncio.run(export_candles(options, errors))
+    return run_until_interrupted(export_candles(options, errors))
+
+
+@app.command("report")
+@click.argument("run_id", metavar="[RUN]", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the closed positions.")
+@click.option("--csv", type=FILE, help="Write the closed positions to this file.")
+@click.option("--html", type=FILE, help="Write one page with curves, candles and positions.")
+@click.option("--files", type=FILE, help="Read the file family below this folder.")
+@click.option("--mongo-url", help="MongoDB; a local server by default.")
+@click.option("--redis-url", help="Redis; a local server by default.")
+@folder_option
+def report_command(
+    run_id: str | None,
+    as_json: bool,
+    csv: Path | None,
+    html: Path | None,
+    files: Path | None,
+    mongo_url: str | None,
+    redis_url: str | None,
+    folder: Path,
+) -> int:
+    """Show what a RUN has left, also while it is going; without one, list all runs."""
+    options = ReportOptions(
+        run_id=run_id,
+        as_json=as_json,
+        csv=csv,
+        html=html,
+        files=files,
+        settings={"mongo_url": mongo_url, "redis_url": redis_url, "local_folder": folder},
+    )
+    return run_until_interrupted(report(options, console))
 
 
 @app.command("up")
@@ -151,19 +273,47 @@ def down_command(folder: Path) -> None:
     click.echo("stopped" if stop_servers(folder) else "no local servers were running")
 
 
+app.add_command(export_candles_command, "candles")
+app.add_command(import_candles_command)
+app.add_command(import_dump_command)
+app.add_command(export_dump_command)
+app.add_command(backup_command)
+app.add_command(restore_command)
+app.add_command(cache_command)
+app.add_command(doctor_command)
+app.add_command(inspect_command)
+app.add_command(tail_command)
+
+
 def run_app(arguments: list[str]) -> int:
     """Run a command and return its exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         result = app(arguments, standalone_mode=False, prog_name="fastpersist")
+        sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as leave:
         return leave.exit_code
     except click.ClickException as mistake:
         errors.print(f"fastpersist: {mistake.format_message()}", highlight=False, markup=False)
         return 2
-    except click.Abort:
+    except (click.Abort, asyncio.CancelledError):
         return 130
     except FastPersistError as error:
         errors.print(f"fastpersist: {error}", highlight=False, markup=False, soft_wrap=True)
         return 2
+    except OSError as error:
+        return _failed(error)
+
+
+def _failed(error: OSError) -> int:
+    """Say what the system refused, and let the interpreter flush nothing more into it."""
+    what = error.strerror or str(error)
+    if error.filename is not None:
+        what = f"{error.filename}: {what}"
+    if not isinstance(error, BrokenPipeError):  # who reads has gone, as `head` does
+        errors.print(f"fastpersist: {what}", highlight=False, markup=False, soft_wrap=True)
+    if error.filename is None:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141 if isinstance(error, BrokenPipeError) else 2

@@ -1,13 +1,11 @@
-"""The `candles` command: stored candles as CSV, Parquet or Arrow."""
+"""The `export-candles` command: stored candles as CSV, Parquet or Arrow."""
 
 from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -20,9 +18,9 @@ from ..frames import CandleFrame
 from ..registry import Registries
 from ..settings import SettingsArguments
 from ..store import open_store
-from ..times import to_ms
+from .toolbox import print_json, unfinished_file
 
-__all__ = ["ExportOptions", "export_candles", "parse_moment"]
+__all__ = ["ExportOptions", "export_candles"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,29 +33,13 @@ class ExportOptions:
     start: int
     end: int
     output: Path | None
+    as_json: bool
     files: Path | None
     settings: SettingsArguments
 
 
-def parse_moment(name: str, text: str) -> int:
-    """Return a time as ms: a whole number of ms, or ISO text, UTC unless it names a zone.
-
-    Raises:
-        InvalidArgumentError: It is neither.
-    """
-    if text.isascii() and text.isdecimal() and len(text) > 8:
-        return int(text)
-    try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        raise InvalidArgumentError(
-            name, f"not a time: {text!r:.60}", hint="for example 2025-01-31 or 2025-01-31T12:00Z"
-        ) from None
-    return to_ms(moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc), name)
-
-
 async def export_candles(options: ExportOptions, errors: Console) -> int:
-    """Write the stored candles and say on `errors` how many there are; return the exit code.
+    """Write the stored candles and say on `errors` how many there are; return 0, or 1 for none.
 
     Raises:
         InvalidArgumentError: The output's kind is unknown, or an argument is wrong.
@@ -72,13 +54,26 @@ async def export_candles(options: ExportOptions, errors: Console) -> int:
         async with open_store(**options.settings) as store:
             frame = await _frame(store, options)
     write(frame)
+    code = 0 if len(frame) else 1  # a window without a single candle is more likely a slip
+    if options.as_json:
+        print_json(
+            {
+                "file": str(options.output),
+                "symbol": options.symbol,
+                "interval": options.interval,
+                "exchange_name": options.exchange_name,
+                "candles": len(frame),
+                "missing": frame.missing,
+            }
+        )
+        return code
     errors.print(
         f"{len(frame):,} candles of {options.symbol} {options.interval} {options.exchange_name}, "
         f"{frame.missing:,} missing",
         highlight=False,
         markup=False,
     )
-    return 0
+    return code
 
 
 async def _frame(registries: Registries, options: ExportOptions) -> CandleFrame:
@@ -109,31 +104,21 @@ def _write_csv(frame: CandleFrame, file: TextIO) -> None:
 
 
 def _save_csv(frame: CandleFrame, path: Path) -> None:
-    with _unfinished(path) as unfinished, unfinished.open("w", newline="") as file:
+    with unfinished_file("output", path) as unfinished, unfinished.open("w", newline="") as file:
         _write_csv(frame, file)
 
 
 def _save_parquet(frame: CandleFrame, path: Path) -> None:
     table = frame.to_arrow()
-    with _unfinished(path) as unfinished:
+    with unfinished_file("output", path) as unfinished:
         import_module("pyarrow.parquet").write_table(table, unfinished)
 
 
 def _save_arrow(frame: CandleFrame, path: Path) -> None:
     table: Any = frame.to_arrow()
     new_file = import_module("pyarrow.ipc").new_file
-    with _unfinished(path) as unfinished, new_file(str(unfinished), table.schema) as file:
+    with (
+        unfinished_file("output", path) as unfinished,
+        new_file(str(unfinished), table.schema) as file,
+    ):
         file.write_table(table)
-
-
-@contextmanager
-def _unfinished(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` that takes its place when the block has succeeded."""
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    except OSError as error:
-        raise InvalidArgumentError("output", f"{path}: {error.strerror or error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)

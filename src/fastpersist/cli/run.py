@@ -1,52 +1,56 @@
-"""``fastpersist run``: import, replay, show."""
+"""``fastpersist run``: what all modes share, and the backtest: import, replay, show."""
 
 from __future__ import annotations
 
-import asyncio
+import gc
 import json
 import logging
-import signal
-import sys
+import shlex
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from .. import setup, shutdown
 from ..adapters.files import FilesBackend
-from ..contracts import Candle
-from ..errors import FastPersistError, InvalidArgumentError
-from ..registry import Registries, registries
+from ..domains import INTERVAL_STEP_MS
+from ..errors import InvalidArgumentError
+from ..registry import registries
 from ..runner import (
+    CandleFeed,
     CandleFile,
     Engine,
-    Feed,
-    Strategy,
-    StrategyError,
-    Summary,
+    FileFeed,
+    Frame,
+    GapReport,
+    ImportReport,
+    StoreFeed,
     import_candles,
     read_candle_file,
 )
-from ..runner.strategy import line_of
+from ..runner.context import Mode
+from ..runner.feed import fetch_candles
+from ..runner.health import Health, HealthServer
 from ..settings import Settings
+from ..store import Store
+from ..times import parse_moment, to_datetime
+from .exchanges import Exchanges, named_exchange
+from .health import check_stores
+from .process import InterruptedRunError, Interrupts, the_only_run
+from .report import figures_table
+from .strategy_file import StrategyFile, load_strategies
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None  # type: ignore[assignment]  # None says: no locking
-
-__all__ = ["RunOptions", "RunUnderWayError", "load_strategy", "run"]
+__all__ = ["RunOptions", "lock_folder", "open_place", "run", "shows_it_again"]
 
 _REFRESH_SECONDS: Final = 0.1
+_RECENT_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,294 +58,370 @@ class RunOptions:
     """What the command line says."""
 
     strategy: Path
+    mode: Mode
+    names: Sequence[str]
     candles: Sequence[Path]
-    symbols: Sequence[str | None]
+    symbols: Sequence[str]
+    interval: str
+    frames: Sequence[str]
+    feed: str
     exchange_name: str
     fresh: bool
     as_json: bool
     files: Path | None
     dummy: bool
+    health_host: str
+    health_port: int | None
     settings: dict[str, Any]
 
 
-class RunUnderWayError(FastPersistError):
-    """The same run is under way in another process."""
+def shows_it_again(options: RunOptions, run_id: str) -> str:
+    """Return the command that reports a run, for printing with markup."""
+    where = "" if options.files is None else f" --files {shlex.quote(str(options.files))}"
+    return escape(f"fastpersist report {run_id}{where} shows it again")
+
+
+def open_place(options: RunOptions) -> Store | Path | None:
+    """Let all adapters use what the command line says: a store, a folder, or for None nothing."""
+    if options.files is not None:
+        registries.use_backend(FilesBackend(options.files))
+        return options.files
+    if options.dummy:
+        registries.use_dummy()
+        return None
+    return setup(logger=logging.getLogger("fastpersist"), **options.settings)
+
+
+def lock_folder(options: RunOptions) -> tuple[Path, str]:
+    """Return where the locks of a run are, and what tells its store from others."""
+    if options.files is not None:
+        return options.files, ""
+    settings = Settings.load(**options.settings)
+    return settings.local_folder, settings.mongo_url or ""
 
 
 async def run(options: RunOptions, console: Console) -> int:
-    """Do the command and return its exit code.
+    """Replay a strategy file and return the exit code.
 
     Raises:
         FastPersistError: A user's mistake or a store that fails.
     """
+    candles, feed = list(options.candles), options.feed
+    if feed and feed != "store" and named_exchange(feed) is None:
+        candles.append(Path(feed))
+        feed = ""
+    if feed and candles:
+        raise InvalidArgumentError("feed", "cannot be combined with files of candles")
     if options.dummy and options.files is not None:
         raise InvalidArgumentError("files", "cannot be combined with --dummy")
-    strategy, source = load_strategy(options.strategy)
-    files = [
-        read_candle_file(path, symbol)
-        for path, symbol in zip(options.candles, options.symbols, strict=True)
-    ]
-    symbols = [file.symbol for file in files]
-    if len(set(symbols)) != len(symbols):
-        raise InvalidArgumentError("symbol", f"two files are of one symbol: {', '.join(symbols)}")
-    if options.files is not None:
-        registries.use_backend(FilesBackend(options.files))
-    elif options.dummy:
-        _use_dummy(registries, files)
-    else:
-        setup(logger=logging.getLogger("fastpersist"), **options.settings)
+    if options.interval and candles:
+        raise InvalidArgumentError("interval", "is for stored candles; a file has its own")
+    if options.dummy and not candles:
+        raise InvalidArgumentError("candles", "are needed with --dummy, which has none stored")
+    strategy_file = load_strategies(options.strategy, options.names)
+    symbols: Sequence[str | None] = options.symbols or [None] * len(candles)
+    if candles and len(symbols) != len(candles):
+        raise InvalidArgumentError("symbol", "has to be given once for each file, or not at all")
+    files = [read_candle_file(path, symbol) for path, symbol in zip(candles, symbols, strict=False)]
+    named = [file.symbol for file in files] or list(options.symbols)
+    if len(set(named)) != len(named):
+        raise InvalidArgumentError("symbol", f"is there twice: {', '.join(named)}")
+    frames = _frames(options, strategy_file, files)
+    place = open_place(options)
+    interrupts = Interrupts()
+    backtests = _Backtests(options, console, strategy_file, files, interrupts)
     try:
-        return await _run(options, console, strategy, _fingerprint(source, strategy, files), files)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(interrupts)
+            if options.health_port is not None:
+                await stack.enter_async_context(
+                    HealthServer(
+                        lambda: backtests.health(place), options.health_host, options.health_port
+                    )
+                )
+            if feed and feed != "store":
+                exchanges = await stack.enter_async_context(Exchanges())
+                for frame in frames:
+                    await backtests.fetch(exchanges, feed, cast(Frame, frame))
+            return await backtests.run(frames)
+    except InterruptedRunError:
+        if not options.as_json:
+            console.print("stopped before the replay; the same command begins again")
+        return 128 + interrupts.numbers[0]
     finally:
         await shutdown()
 
 
-def load_strategy(path: Path) -> tuple[Strategy, bytes]:
-    """Return the one strategy that a Python file defines, and the file's bytes.
-
-    Raises:
-        StrategyError: The file is missing or fails, or holds none or several strategies.
-    """
-    if not path.is_file():
-        raise StrategyError(f"no such file: {path}")
-    if path.suffix != ".py":
-        raise StrategyError(f"{path} is no Python file")
-    source = path.read_bytes()
-    # A name of its own: a strategy in json.py must not take the place of that module. Compiled
-    # from the bytes that are returned: byte code kept for a file may be that of an earlier one.
-    module = ModuleType(f"fastpersist_strategy_{path.stem}")
-    module.__file__ = str(path.resolve())
-    sys.modules[module.__name__] = module
-    try:
-        exec(compile(source, module.__file__, "exec"), module.__dict__)
-    except Exception as error:
-        raise StrategyError(
-            f"{path} fails: {type(error).__name__}: {error}{line_of(error, path)}"
-        ) from error
+def _frames(
+    options: RunOptions, strategy_file: StrategyFile, files: Sequence[CandleFile]
+) -> list[Frame | None]:
+    """Return what ``--frame`` says; None stands for all that the files have."""
+    if not options.frames:
+        if not files:
+            raise InvalidArgumentError(
+                "frame", "is needed for a run over stored candles", hint="2025-05-01..2025-06-01"
+            )
+        return [None]
     found = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, Strategy)
-        and value.__module__ == module.__name__
+        strategy_file.frames.get(text) or _frame(text, strategy_file, files)
+        for text in options.frames
     ]
-    if len(found) != 1:
-        names = ", ".join(kind.__name__ for kind in found) or "none"
-        raise StrategyError(f"{path} has to define exactly one Strategy class, found: {names}")
-    try:
-        return found[0](), source
-    except Exception as error:
-        raise StrategyError(
-            f"{path} fails: {type(error).__name__}: {error}{line_of(error, path)}"
-        ) from error
+    names = [frame.name for frame in found]
+    if len(set(names)) != len(names):
+        raise InvalidArgumentError("frame", f"is there twice: {', '.join(names)}")
+    return list(found)
 
 
-def _fingerprint(source: bytes, strategy: Strategy, files: Sequence[CandleFile]) -> str:
+def _frame(text: str, strategy_file: StrategyFile, files: Sequence[CandleFile]) -> Frame:
+    """Return ``START..END``; one side may be left out beside files."""
+    start_text, dots, end_text = text.partition("..")
+    if not dots or not (start_text or end_text) or not (files or (start_text and end_text)):
+        known = ", ".join(strategy_file.frames)
+        raise InvalidArgumentError(
+            "frame",
+            f"expected START..END or a frame of the strategy file, got {text!r:.60}",
+            hint=f"it has {known}" if known else "2025-05-01..2025-06-01",
+        )
+    start = (
+        parse_moment("frame", start_text)
+        if start_text
+        else min(file.columns.timestamp[0] for file in files)
+    )
+    end = (
+        parse_moment("frame", end_text)
+        if end_text
+        else max(file.columns.timestamp[-1] + file.step for file in files)
+    )
+    return Frame(start, end)
+
+
+def _fingerprint(
+    source: bytes, options: RunOptions, files: Sequence[CandleFile], frame: Frame | None
+) -> str:
     digest = sha256(source)
     for file in files:
         digest.update(f"\n{file.symbol} {file.interval} {file.digest}".encode())
+    if not files:
+        digest.update(f"\n{options.interval or '1m'} {' '.join(options.symbols)}".encode())
+    if frame is not None:
+        digest.update(f"\n{frame.start}..{frame.end}".encode())
+    if options.names:
+        digest.update(f"\n{' '.join(options.names)}".encode())
     return digest.hexdigest()[:32]
 
 
-def _use_dummy(target: Registries, files: Sequence[CandleFile]) -> None:
-    target.use_dummy()
-    by_symbol = {file.symbol: file for file in files}
-    target.candle.use_persist_candle_adapter(
-        lambda symbol, interval, exchange_name: _CandlesInMemory(by_symbol[symbol])
-    )
+class _Progress(Progress):
+    # Before 15.0 one that is disabled prints an empty line at its end, into what is piped.
+    def stop(self) -> None:
+        if not self.disable:
+            super().stop()
 
 
-class _CandlesInMemory:
-    """Serves the candles of a file, so that a run without persistence has something to replay."""
+class _Backtests:
+    """Replays frames one after the other over the same candles."""
 
-    def __init__(self, file: CandleFile) -> None:
-        self._places = {row["timestamp"]: place for place, row in enumerate(file.candles)}
-        self._file = file
+    def __init__(
+        self,
+        options: RunOptions,
+        console: Console,
+        strategy_file: StrategyFile,
+        files: Sequence[CandleFile],
+        interrupts: Interrupts,
+    ) -> None:
+        self._options = options
+        self._console = console
+        self._strategy_file = strategy_file
+        self._files = files
+        self._interrupts = interrupts
+        self._different: dict[str, int] = {}
+        self._advanced_at = time.monotonic()
 
-    async def wait_for_init(self, initial: bool) -> None:
-        pass
+    async def health(self, place: Store | Path | None) -> Health:
+        """Return whether the stores answer and the replay goes on."""
+        stores = Health(True, {}) if place is None else await check_stores(place)
+        age = time.monotonic() - self._advanced_at
+        details = {**stores.details, "mode": "backtest", "seconds_since_last_bar": round(age, 3)}
+        return Health(stores.is_ready and age < _RECENT_SECONDS, details)
 
-    async def read_candles_data(
-        self, limit: int, since_timestamp: int, until_timestamp: int | None = None
-    ) -> list[Candle] | None:
-        place = self._places.get(since_timestamp)
-        if place is None:
-            return None
-        return list(self._file.candles[place : place + limit])
+    async def fetch(self, exchanges: Exchanges, feed: str, frame: Frame) -> None:
+        """Store the candles of a frame and of the warm-up before it, as far as they are not."""
+        options = self._options
+        warm_up = max(strategy.warm_up for strategy in self._strategy_file.strategies)
+        with self._progress() as progress:
+            for symbol in options.symbols:
+                source = exchanges.feed(
+                    feed, symbol, options.interval or "1m", frame, options.exchange_name
+                )
+                start = frame.start - warm_up * INTERVAL_STEP_MS[source.interval]
+                task = progress.add_task(f"fetch {symbol}", total=frame.end - start)
 
-    async def write_candles_data(self, candles: Sequence[Candle]) -> None:
-        pass
+                def advance(ms: int, task: Any = task, progress: Progress = progress) -> None:
+                    progress.advance(task, ms)
+                    self._interrupts.check()
 
+                await fetch_candles(registries, source, start, frame.end, advance)
 
-async def _run(
-    options: RunOptions,
-    console: Console,
-    strategy: Strategy,
-    fingerprint: str,
-    files: Sequence[CandleFile],
-) -> int:
-    quiet = options.as_json or not console.is_terminal
-    interrupted: list[int] = []
-    with ExitStack() as stack:
-        progress = stack.enter_context(_progress(console, quiet))
-        feeds = [await _import(options, progress, file) for file in files]
-        engine = Engine(registries, strategy, feeds, options.exchange_name, fingerprint)
-        stack.enter_context(_the_only_run(options, engine.session))
-        await engine.start(fresh=options.fresh)
-        _stop_on_signals(engine, interrupted)
-        resumed_from = engine.summary.resumed_from
-        if resumed_from and not options.as_json:
-            is_finished = engine.summary.is_finished
-            what = "is finished already" if is_finished else "carries on"
-            way_out = "; --fresh begins anew" if is_finished else ""
-            progress.console.print(
-                f"a stored run {what}: {resumed_from:,} of {engine.total_bars:,} bars were done"
-                f"{way_out}",
-                highlight=False,
-            )
-        seconds = await _replay(engine, progress)
-    summary = engine.summary
-    if options.as_json:
-        print(json.dumps(_as_json(engine, files, feeds, seconds)))
-    else:
-        console.print(_table(summary))
-        done = summary.bars - resumed_from
+    async def run(self, frames: Sequence[Frame | None]) -> int:
+        """Replay the frames, show what came of them, and return the exit code."""
+        found: list[dict[str, Any]] = []
+        code = 0
+        feeds: list[CandleFeed]
+        with self._progress() as progress:
+            feeds = [await self._feed_of(file, progress) for file in self._files]
+        for frame in frames:
+            if self._interrupts.numbers:
+                break
+            code = await self._run_frame(frame, feeds, found)
+        if self._options.as_json:
+            print(json.dumps(found[0] if len(frames) == 1 else {"runs": found}))
+        return code
+
+    async def _run_frame(
+        self, frame: Frame | None, of_files: Sequence[CandleFeed], found: list[dict[str, Any]]
+    ) -> int:
+        options, console, interrupts = self._options, self._console, self._interrupts
+        strategies = self._strategy_file.strategies
+        feeds = of_files
+        if not feeds and frame is not None:
+            feeds = [
+                StoreFeed(
+                    registries, options.exchange_name, symbol, options.interval or "1m",
+                    frame.start, frame.end,
+                )
+                for symbol in options.symbols
+            ]  # fmt: skip
+        fingerprint = _fingerprint(self._strategy_file.source, options, self._files, frame)
+        engine = Engine(registries, strategies, feeds, options.exchange_name, fingerprint, frame)
+        sessions = [] if options.dummy else [engine.session]
+        with the_only_run(*lock_folder(options), sessions), self._progress() as progress:
+            await engine.start(fresh=options.fresh)
+            interrupts.end_with(engine.stop)
+            # What the start has made stays: collections need not look at it again and again.
+            gc.collect()
+            gc.freeze()
+            resumed_from = engine.summary.resumed_from
+            if resumed_from and not options.as_json:
+                is_finished = engine.summary.is_finished
+                what = "is finished already" if is_finished else "carries on"
+                way_out = "; --fresh begins anew" if is_finished else ""
+                progress.console.print(
+                    f"a stored run {what}: {resumed_from:,} bars were done{way_out}",
+                    highlight=False,
+                )
+            seconds = await self._replay(engine, progress)
+        summary = engine.summary
+        if options.as_json:
+            found.append(_as_json(engine, feeds, self._different, seconds))
+        else:
+            self._show(engine, frame, seconds)
+        if interrupts.numbers and not summary.is_finished:
+            if not options.as_json:
+                console.print("stopped in good order; the same command carries on")
+            return 128 + interrupts.numbers[0]
+        return 0
+
+    def _show(self, engine: Engine, frame: Frame | None, seconds: float) -> None:
+        options, console, summary = self._options, self._console, engine.summary
+        if (options.frames or not self._files) and not self._interrupts.numbers:
+            for symbol, end in engine.early_ends.items():
+                console.print(
+                    f"candles of {escape(symbol)} end at {to_datetime(end):%Y-%m-%d %H:%M}, before "
+                    "the frame; with more of them the same command carries on",
+                    highlight=False,
+                )
+        title = "Result" if summary.is_finished else "Result so far"
+        if len(options.frames) > 1:
+            title = f"{title}, {engine.frame.name}"
+        console.print(figures_table(summary, title))
+        done = summary.bars - summary.resumed_from
         if done and seconds:
             console.print(
                 f"{done:,} bars and {engine.events:,} events in {seconds:.1f} s: "
-                f"{done / seconds:,.0f} bars/s, {engine.events / seconds:,.0f} events/s",
+                f"{done / seconds:,.0f} bars/s, {engine.seconds_of_persistence / seconds:.0%} of "
+                "the time spent waiting for the stores",
                 highlight=False,
             )
-    if interrupted and not summary.is_finished:
-        if not options.as_json:
-            console.print("stopped in good order; the same command carries on")
-        return 128 + interrupted[0]
-    return 0
+        if not options.dummy and summary.total.signals:
+            console.print(shows_it_again(options, engine.run_id), highlight=False, soft_wrap=True)
 
+    async def _feed_of(self, file: CandleFile, progress: Progress) -> CandleFeed:
+        options = self._options
+        feed: CandleFeed
+        if options.dummy:
+            feed, gaps, different = FileFeed(file, options.exchange_name), GapReport.of(file), 0
+        else:
+            report = await self._import(file, progress)
+            feed, gaps, different = report.feed, report.gaps, report.different
+            self._different[file.symbol] = different
+        if gaps.missing and not options.as_json:
+            progress.console.print(
+                f"{escape(file.path.name)}: {gaps.missing:,} candles of {file.interval} are "
+                f"missing in {gaps.runs:,} gaps, the longest of {gaps.longest:,}",
+                highlight=False,
+            )
+        if different and not options.as_json:
+            progress.console.print(
+                f"{escape(file.path.name)}: {different:,} candles are stored with other "
+                "figures, which stay; the run replays those, not the file's (--exchange NAME keeps "
+                "another set)",
+                highlight=False,
+            )
+        return feed
 
-@contextmanager
-def _the_only_run(options: RunOptions, session: Sequence[object]) -> Iterator[None]:
-    """Refuse a second process of this machine that does the same run on the same store."""
-    if options.dummy or fcntl is None:
-        yield
-        return
-    if options.files is not None:
-        folder, store = options.files, ""
-    else:
-        settings = Settings.load(**options.settings)
-        folder, store = settings.local_folder, settings.mongo_url or ""
-    name = sha256(repr((store, *session)).encode()).hexdigest()[:16]
-    path = folder / f".run-{name}.lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
-    except OSError:  # a read-only place, as in a container: nothing to lock with
-        yield
-        return
-    # The system gives the lock back when the process ends, however it ends.
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunUnderWayError(
-                "another process is doing this run on this store",
-                hint="wait for it or end it; two at once would count everything twice",
-            ) from None
-        yield
+    async def _import(self, file: CandleFile, progress: Progress) -> ImportReport:
+        task = progress.add_task(f"import {file.symbol} {file.interval}", total=len(file.columns))
 
+        def advance(count: int) -> None:
+            progress.advance(task, count)
+            self._interrupts.check()
 
-async def _import(options: RunOptions, progress: Progress, file: CandleFile) -> Feed:
-    task = progress.add_task(f"import {file.symbol} {file.interval}", total=len(file.candles))
-    feed = await import_candles(
-        registries, options.exchange_name, file, lambda count: progress.advance(task, count)
-    )
-    gaps = feed.gaps
-    if gaps.missing and not options.as_json:
-        progress.console.print(
-            f"{escape(file.path.name)}: {gaps.missing:,} candles of {file.interval} are missing in "
-            f"{gaps.runs:,} gaps, the longest of {gaps.longest:,}",
-            highlight=False,
+        return await import_candles(registries, self._options.exchange_name, file, advance)
+
+    async def _replay(self, engine: Engine, progress: Progress) -> float:
+        task = progress.add_task("replay", total=1.0)
+        started = last = time.monotonic()
+        before = engine.summary.bars
+
+        def report(bars: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= _REFRESH_SECONDS:
+                last = self._advanced_at = now
+                rate = (bars - before) / (now - started)
+                progress.update(
+                    task, completed=engine.share_done, description=f"replay {rate:,.0f} bars/s"
+                )
+
+        await engine.run(report)
+        progress.update(task, completed=engine.share_done)
+        return time.monotonic() - started
+
+    def _progress(self) -> Progress:
+        return _Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=self._options.as_json or not self._console.is_terminal,
         )
-    if feed.different and not options.as_json:
-        progress.console.print(
-            f"{escape(file.path.name)}: {feed.different:,} candles are stored with other figures, "
-            "which stay; the run replays those, not the file's (--exchange NAME keeps another set)",
-            highlight=False,
-        )
-    return feed
-
-
-async def _replay(engine: Engine, progress: Progress) -> float:
-    task = progress.add_task("replay", total=engine.total_bars, completed=engine.summary.bars)
-    started = last = time.monotonic()
-
-    def report(bars: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= _REFRESH_SECONDS:
-            last = now
-            rate = engine.events / (now - started)
-            progress.update(task, completed=bars, description=f"replay {rate:,.0f} events/s")
-
-    await engine.run(report)
-    progress.update(task, completed=engine.summary.bars)
-    return time.monotonic() - started
-
-
-def _progress(console: Console, quiet: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=quiet,
-    )
-
-
-def _stop_on_signals(engine: Engine, interrupted: list[int]) -> None:
-    def stop(number: int) -> None:
-        interrupted.append(number)
-        engine.stop()
-
-    loop = asyncio.get_running_loop()
-    with suppress(NotImplementedError):  # Windows has no such handlers
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop, number)
-
-
-def _table(summary: Summary) -> Table:
-    table = Table(title="Result" if summary.is_finished else "Result so far")
-    table.add_column("symbol")
-    for heading in ("signals", "wins", "losses", "cancelled", "win rate", "PnL", "max drawdown"):
-        table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))
-    rows = [*summary.symbols.values(), *([summary.total] if len(summary.symbols) > 1 else [])]
-    for row in rows:
-        table.add_row(
-            escape(row.symbol),
-            str(row.signals),
-            str(row.wins),
-            str(row.losses),
-            str(row.cancelled),
-            f"{row.win_rate:.1f} %",
-            f"{row.profit:,.2f}",
-            f"{row.max_drawdown:,.2f}",
-        )
-    table.caption = f"quote currency, after fees; open positions: {summary.open_positions}"
-    return table
 
 
 def _as_json(
-    engine: Engine, files: Sequence[CandleFile], feeds: Sequence[Feed], seconds: float
+    engine: Engine, feeds: Sequence[CandleFeed], different: dict[str, int], seconds: float
 ) -> dict[str, Any]:
-    state = engine.summary.to_state()
     return {
-        **state,
+        "run": engine.run_id,
+        **engine.summary.to_state(),
         "resumed_from": engine.summary.resumed_from,
-        "frame_name": engine.frame_name,
-        "total_bars": engine.total_bars,
+        "frame": {
+            "name": engine.frame.name, "start": engine.frame.start, "end": engine.frame.end,
+        },
+        "share_done": round(engine.share_done, 6),
+        "early_ends": engine.early_ends,
         "events": engine.events,
         "seconds": round(seconds, 3),
-        "different_candles": {feed.symbol: feed.different for feed in feeds},
-        "intervals": {file.symbol: file.interval for file in files},
-    }
+        "seconds_of_persistence": round(engine.seconds_of_persistence, 3),
+        "different_candles": different,
+        "intervals": {feed.symbol: feed.interval for feed in feeds},
+    }  # fmt: skip

@@ -1,24 +1,68 @@
-"""The strategy runner: replays a strategy over candles, with all state behind the adapters."""
+"""The strategy runner: backtest, paper and live, with all state behind the adapters."""
 
-from .candle_csv import CandleFile, CandleFileError, read_candle_file
-from .engine import Engine, RunMismatchError
-from .feed import Feed, GapReport, import_candles
-from .strategy import Context, Signal, Strategy, StrategyError
+from .broker import (
+    Broker,
+    BrokerError,
+    BrokerUnavailableError,
+    Order,
+    OrderRejectedError,
+    OrderState,
+    PaperBroker,
+)
+from .candle_file import CandleFile, CandleFileError, read_candle_file
+from .candles import CandleFeed
+from .context import Context
+from .engine import Engine, Frame, RunMismatchError
+from .feed import FileFeed, GapReport, ImportReport, StoreFeed, import_candles
+from .live import LiveEngine
+from .position import Bar
+from .report import Report, Trade, load_report, load_reports
+from .strategy import (
+    ActivePosition,
+    FunctionStrategy,
+    Signal,
+    Strategy,
+    StrategyError,
+    strategy,
+)
+from .stream import FeedUnavailableError, polled
 from .summary import Summary, SymbolSummary
 
 __all__ = [
+    "ActivePosition",
+    "Bar",
+    "Broker",
+    "BrokerError",
+    "BrokerUnavailableError",
+    "CandleFeed",
     "CandleFile",
     "CandleFileError",
     "Context",
     "Engine",
-    "Feed",
+    "FeedUnavailableError",
+    "FileFeed",
+    "Frame",
+    "FunctionStrategy",
     "GapReport",
+    "ImportReport",
+    "LiveEngine",
+    "Order",
+    "OrderRejectedError",
+    "OrderState",
+    "PaperBroker",
+    "Report",
     "RunMismatchError",
     "Signal",
+    "StoreFeed",
     "Strategy",
     "StrategyError",
     "Summary",
     "SymbolSummary",
+    "Trade",
     "import_candles",
+    "load_report",
+    "load_reports",
+    "polled",
     "read_candle_file",
+    "strategy",
 ]

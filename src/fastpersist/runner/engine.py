@@ -1,111 +1,152 @@
-"""The engine: replays a strategy bar by bar and keeps all of its state behind the adapters.
+"""The engine of backtests: replays strategies bar by bar.
 
-At the close of each bar, in this order: a waiting entry is filled or cancelled; an open position is
-stopped, else reaches levels and breakeven, closes its part, takes profit or expires; then the
-strategy may answer with a signal. An entry of this bar meets the next one. All writes of a bar go
-through the redo log (:mod:`fastpersist.runner.journal`), so a run that is killed at any moment ends
-as if it had not been. Nothing depends on the wall clock: ids come from the run and the bar, times
-from the candles.
+All writes go through the redo log (:mod:`fastpersist.runner.journal`), so a run that is killed at
+any moment ends as if it had not been. Nothing depends on the wall clock: ids come from the run and
+the bar, times from the candles.
 """
 
 from __future__ import annotations
 
-import math
-import sys
-from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Final
+from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
-from ..contracts import Candle
-from ..errors import FastPersistError, InvalidArgumentError, InvalidDocumentError
+from ..errors import FastPersistError, InvalidArgumentError
 from ..registry import Registries
-from ..times import simulated_time, to_datetime
-from .feed import Feed
+from ..times import parse_moment, simulated_time, to_datetime
+from .candles import CandleFeed, History
+from .context import Context
+from .desk import Desk, Slot, short_id
 from .journal import Journal
-from .position import Exit, Position
-from .strategy import Context, Signal, Strategy, StrategyError, line_of, maybe_await
-from .summary import Summary, SymbolSummary
+from .position import Bar, Exit, Position
+from .strategy import Strategy
+from .summary import Summary
 
-__all__ = ["Engine", "RunMismatchError"]
-
-_HISTORY: Final = 1_000
+__all__ = ["Engine", "Frame", "RunMismatchError"]
 
 
 class RunMismatchError(FastPersistError):
     """A stored run of this name was made with another strategy, other candles or settings."""
 
 
-class _Lane:
-    """What the engine keeps for one symbol."""
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A stretch of time to replay.
 
-    def __init__(self, feed: Feed) -> None:
-        self.feed = feed
-        self.next_index = 0
-        self.history: deque[Candle] = deque(maxlen=_HISTORY)
-        self.waiting: Position | None = None
-        self.open: Position | None = None
+    Attributes:
+        start: Opening time of the first bar, ms.
+        end: The moment before which the last bar opens, ms.
+        name: Under which its rows are stored; made of start and end by default.
+    """
 
-    @property
-    def is_done(self) -> bool:
-        return self.next_index >= self.feed.count
+    start: int
+    end: int
+    name: str = ""
 
-    @property
-    def next_close(self) -> int:
-        return self.feed.timestamp(self.next_index) + self.feed.step
+    @classmethod
+    def of(cls, start: str, end: str, name: str = "") -> Frame:
+        """Return the frame between two moments in ISO text, UTC unless they name a zone.
+
+        Raises:
+            InvalidArgumentError: A text is no moment, or `end` is not after `start`.
+        """
+        return cls(parse_moment("start", start), parse_moment("end", end), name)
+
+    def __post_init__(self) -> None:
+        if self.end <= self.start:
+            raise InvalidArgumentError(
+                "frame", f"its end {_moment(self.end)} is not after {_moment(self.start)}"
+            )
+        if not self.name:
+            object.__setattr__(self, "name", f"{_minute(self.start)}-{_minute(self.end)}")
 
 
-class Engine:
-    """Replays one strategy over the feeds of its symbols.
+class Engine(Desk[Slot]):
+    """Replays strategies over the feeds of their symbols.
 
     Args:
         registries: The adapters for everything that is stored.
-        strategy: The strategy.
+        strategies: The strategies; each meets each symbol.
         feeds: One feed for each symbol.
         exchange_name: Exchange in all stored contexts.
         fingerprint: What the run was made from; a stored run with another one is not continued.
+        frame: What to replay; by default all that the feeds have.
+
+    Raises:
+        InvalidArgumentError: A strategy or the frame is wrong, or a name is there twice.
     """
 
     def __init__(
         self,
         registries: Registries,
-        strategy: Strategy,
-        feeds: Sequence[Feed],
+        strategies: Sequence[Strategy],
+        feeds: Sequence[CandleFeed],
         exchange_name: str,
         fingerprint: str,
+        frame: Frame | None = None,
     ) -> None:
-        strategy.check()
-        self._registries = registries
-        self._strategy = strategy
-        self._file = getattr(sys.modules.get(type(strategy).__module__), "__file__", None)
-        self._exchange = exchange_name
+        frame = frame or Frame(min(feed.start for feed in feeds), max(feed.end for feed in feeds))
+        super().__init__(registries, strategies, feeds, exchange_name, frame.name, "backtest")
         self._fingerprint = fingerprint
-        self._name = strategy.name or type(strategy).__name__
-        self._lanes = [_Lane(feed) for feed in feeds]
-        self.total_bars = sum(feed.count for feed in feeds)
-        first = min(feed.first for feed in feeds)
-        last = max(feed.last + feed.step for feed in feeds)
-        self.frame_name = f"{_minute(first)}-{_minute(last)}"
-        self._first_moment = first
-        symbols = "+".join(feed.symbol for feed in feeds)
+        self._frame = frame
+        warm_up = max(strategy.warm_up for strategy in strategies)
+        self._histories = [
+            History(feed, max(frame.start, feed.start), min(frame.end, feed.end), warm_up)
+            for feed in feeds
+        ]
         # A name that no symbol has keeps the run's record apart from the sessions of strategies.
-        self._session = (self._name, exchange_name, self.frame_name, f"@{symbols}", True)
+        self._session = (
+            "+".join(self._names), exchange_name, frame.name, f"@{'+'.join(self._symbols)}", True
+        )  # fmt: skip
         self._journal = Journal(registries, self._session)
+        self._slots = {
+            history.feed.symbol: [
+                Slot(strategy, name, self._rows[name], history, self._journal)
+                for strategy, name in zip(strategies, self._names, strict=True)
+            ]
+            for history in self._histories
+        }
         self._begin_generation(0)
-        self.summary = Summary({feed.symbol: SymbolSummary(feed.symbol) for feed in feeds})
-        self._reports = 0
+        self.summary = Summary.of(map(self._label, self._all_slots()), frame.start, frame.end)
         self._is_stopping = False
 
     @property
+    def frame(self) -> Frame:
+        """What is replayed."""
+        return self._frame
+
+    @property
     def session(self) -> tuple[str, str, str, str, bool]:
-        """The session that holds the run's record: strategy, exchange, frame, symbols and mode."""
+        """The session that holds the run's record: strategies, exchange, frame, symbols, mode."""
         return self._session
 
     @property
     def events(self) -> int:
         """How many writes this process has applied."""
         return self._journal.written
+
+    @property
+    def seconds_of_persistence(self) -> float:
+        """How long this process has waited for the adapters."""
+        return self._journal.seconds
+
+    @property
+    def share_done(self) -> float:
+        """How much of the frame has been replayed, between 0 and 1."""
+        histories = self._histories
+        done = sum(min(history.next_time, history.end) - history.start for history in histories)
+        return done / sum(history.end - history.start for history in histories)
+
+    @property
+    def early_ends(self) -> dict[str, int]:
+        """Where candles end before the frame does: the close of the last by symbol, ms."""
+        return {
+            history.feed.symbol: history.next_time
+            for history in self._histories
+            if history.next_time < self._frame.end
+        }
 
     def stop(self) -> None:
         """End :meth:`run` after the current bar."""
@@ -118,8 +159,12 @@ class Engine:
             fresh: Begin anew instead.
 
         Raises:
-            RunMismatchError: The stored run was made from something else.
+            InvalidArgumentError: A symbol has no candle in the frame.
+            RunMismatchError: The stored run was made from something else, or a run on the clock has
+                a position or an entry here, whose row has the same place as that of a backtest.
         """
+        await self._refuse_nothing()
+        await self._refuse_to_overwrite()
         if fresh:
             await self._begin_anew()
             return
@@ -128,423 +173,183 @@ class Engine:
             return
         if state["fingerprint"] != self._fingerprint:
             raise RunMismatchError(
-                f"a run of {self._name} over {self.frame_name} is stored that was made with "
+                f"a run of {self._session[0]} over {self._frame.name} is stored that was made with "
                 "another strategy file, other candles or other settings",
                 hint="begin anew with --fresh",
             )
         self._begin_generation(state["generation"])
         self.summary = Summary.from_state(state["summary"])
-        for lane, stored in zip(self._lanes, state["lanes"], strict=True):
-            lane.next_index = stored["next_index"]
-            lane.waiting = Position.from_state(stored["waiting"])
-            lane.open = Position.from_state(stored["open"])
-            lane.history.extend(await lane.feed.history(lane.next_index, _HISTORY))
+        for history, next_time in zip(self._histories, state["next_times"], strict=True):
+            history.carry_on(next_time)
+        for slot, stored in zip(self._all_slots(), state["slots"], strict=True):
+            slot.waiting = Position.from_state(stored["waiting"])
+            slot.open = Position.from_state(stored["open"])
+
+    async def _refuse_nothing(self) -> None:
+        empty = [
+            history.feed.symbol
+            for history in self._histories
+            if history.end <= history.start or await history.next_close() is None
+        ]
+        if empty:
+            feed = self._histories[0].feed
+            raise InvalidArgumentError(
+                "symbol",
+                f"no candles of {', '.join(empty)} ({feed.interval}, exchange {self._exchange}) "
+                f"between {_moment(self._frame.start)} and {_moment(self._frame.end)}",
+                hint="is it spelt as it was imported, and is the frame right?",
+            )
+
+    async def _refuse_to_overwrite(self) -> None:
+        for slot in self._all_slots():
+            key = (slot.symbol, slot.name, self._exchange)
+            profile = slot.strategy.risk_name
+            found = [
+                await self._registries.signal.read_signal_data(*key),
+                await self._registries.schedule.read_schedule_data(*key),
+                *(
+                    row
+                    for _, row in await self._registries.risk.read_position_data(
+                        profile, self._exchange
+                    )
+                ),
+            ]
+            for row in found:
+                if row is not None and row.get("frameName") == "":
+                    raise RunMismatchError(
+                        f"{row['strategyName']} holds {row['symbol']} on exchange "
+                        f"{self._exchange} in a run on paper or live, which a backtest would "
+                        "overwrite",
+                        hint="give the backtest another --exchange NAME",
+                    )
 
     async def _begin_anew(self) -> None:
         # What the strategy kept in the stored run must not be met again at the same moments.
         state = await self._journal.last_state()
         self._begin_generation(0 if state is None else state["generation"] + 1)
-        for lane in self._lanes:
-            context = (lane.feed.symbol, self._name, self._exchange)
-            self._journal.write("signal", "write_signal_data", *context, None)
-            self._journal.write("schedule", "write_schedule_data", *context, None)
-        self._write_risk(self._first_moment)
-        await self._journal.commit(self._state(), self._first_moment)
+        for slot in self._all_slots():
+            context = (slot.symbol, slot.name, self._exchange)
+            self._journal.write("signal", "write_signal_data", *context, None, places=3)
+            self._journal.write("schedule", "write_schedule_data", *context, None, places=3)
+        for slot in self._all_slots():
+            self._write_risk(slot, self._frame.start)
+        await self._journal.commit(self._state(), self._frame.start)
 
     async def run(self, progress: Callable[[int], None] = lambda bars: None) -> Summary:
-        """Replay to the end of the candles, or until :meth:`stop`.
+        """Replay to the end of the frame, or until :meth:`stop`.
 
         `progress` is told how many bars are done, after each bar.
 
         Raises:
-            StrategyError: The strategy failed, or answered with something else than a signal.
+            StrategyError: A strategy failed, or answered with something else than a signal. Bars
+                since the last record are computed again by the next run.
         """
-        lanes = [lane for lane in self._lanes if not lane.is_done]
-        while lanes and not self._is_stopping:
-            lane = lanes[0] if len(lanes) == 1 else min(lanes, key=lambda lane: lane.next_close)
-            await self._replay_bar(lane)
+        closes: dict[History, int] = {}
+        for history in self._histories:
+            close = await history.next_close()
+            if close is not None:
+                closes[history] = close
+        when = self._frame.start
+        while closes and not self._is_stopping:
+            history = min(closes, key=closes.__getitem__) if len(closes) > 1 else next(iter(closes))
+            when = closes[history]
+            await self._replay_bar(history, when)
             progress(self.summary.bars)
-            if lane.is_done:
-                lanes.remove(lane)
-        if not lanes and not self.summary.is_finished:
-            self.summary.is_finished = True
-            await self._journal.commit(self._state(), self._last_moment())
+            following = await history.next_close()
+            if following is None:
+                del closes[history]
+            else:
+                closes[history] = following
+        if closes:
+            await self._journal.commit(self._state(), when)
+        elif not self.summary.is_finished:
+            await self._journal.commit(self._state(), when)
+            # Else candles end before the frame: with more of them the run carries on.
+            self.summary.is_finished = all(history.is_complete for history in self._histories)
+            # Without writes, so that it is the same wherever the records before were cut.
+            await self._journal.commit(self._state(), self._frame.end)
         return self.summary
 
-    async def _replay_bar(self, lane: _Lane) -> None:
-        bar = await lane.feed.candle(lane.next_index)
-        when = bar["timestamp"] + lane.feed.step
-        with simulated_time(when):
-            lane.history.append(bar)
-            lane.next_index += 1
-            self.summary.bars += 1
-            self._reports = 0
-            context = Context(
-                self._strategy, lane.feed.symbol, when, lane.history, self._journal,
-                self._run_id, self._reporter(lane, when),
-            )  # fmt: skip
-            if lane.waiting is not None:
-                await self._meet_waiting(lane, lane.waiting, bar, context)
-            elif lane.open is not None:
-                await self._meet_open(lane, lane.open, bar, context)
-            if lane.open is None and lane.waiting is None:
-                await self._ask_strategy(lane, context)
-            if self._journal.has_writes:
-                await self._journal.commit(self._state(), when)
+    async def _replay_bar(self, history: History, when: int) -> None:
+        bar = history.take()
+        self.summary.bars += 1
+        self._reports = 0
+        for slot in self._slots[history.feed.symbol]:
+            is_asked = slot.is_asked_at(when)
+            if is_asked or not slot.is_free:
+                with simulated_time(when):
+                    await self._meet(slot, bar, self._context(slot, when), is_asked)
+        await self._journal.end_bar(self._state, when)
 
-    async def _meet_waiting(
-        self, lane: _Lane, waiting: Position, bar: Candle, context: Context
+    async def _enter(
+        self, slot: Slot, waiting: Position, price: float, bar: Bar, context: Context
     ) -> None:
-        price = waiting.entry_in(bar)
-        age = context.when_ms - waiting.scheduled_at
-        if price == "cancel" or (price is None and age >= self._strategy.schedule_minutes * 60_000):
-            lane.waiting = None
-            self.summary.add_cancelled(waiting.symbol)
-            self._write_schedule(waiting.symbol, None)
-            self._store(waiting, "cancelled", context.when_ms, bar["close"])
-            reason = "stop_loss" if price == "cancel" else "timeout"
-            self._notify(waiting, "signal.cancelled", context, cancelReason=reason, cancelId="",
-                         duration=age / 60_000)  # fmt: skip
-        elif price is not None:
-            lane.waiting = None
-            self._write_schedule(waiting.symbol, None)
-            await self._open(lane, waiting, price, context)
-            stopped = waiting.stopped_by(bar)
-            if stopped is not None:
-                await self._close(lane, waiting, stopped, context)
-
-    async def _meet_open(
-        self, lane: _Lane, position: Position, bar: Candle, context: Context
-    ) -> None:
-        leave = position.stopped_by(bar)
-        if leave is None:
-            self._note_levels(position, bar, context)
-            leave = position.exit_in(bar, context.when_ms)
-        if leave is not None:
-            await self._close(lane, position, leave, context)
-
-    def _note_levels(self, position: Position, bar: Candle, context: Context) -> None:
-        key = (position.symbol, self._name, self._exchange, position.id)
-        profits, losses = position.reach_levels(bar)
-        part = position.close_part(context.when_ms)
-        if profits or losses:
-            levels = {
-                "profitLevels": list(position.profit_levels),
-                "lossLevels": list(position.loss_levels),
-            }
-            self._journal.write(
-                "partial", "write_partial_data", *key, {position.id: levels}, context.when_ms
-            )
-            for kind, reached in (("profit", profits), ("loss", losses)):
-                for level in reached:
-                    self._notify(position, f"partial_{kind}.available", context, level=level)
-        if part is not None:
-            self._notify(position, "partial_profit.commit", context, percentToClose=part["percent"])
-            self._store(position, "opened", context.when_ms, bar["close"])
-            self._write_signal(position, context)
-        if position.reach_breakeven(bar):
-            self._journal.write(
-                "breakeven", "write_breakeven_data", *key,
-                {position.id: {"reached": True}}, context.when_ms,
-            )  # fmt: skip
-            self._notify(position, "breakeven.available", context)
-
-    async def _ask_strategy(self, lane: _Lane, context: Context) -> None:
-        signal = await self._call("get_signal", context)
-        if signal is None:
-            return
-        if not isinstance(signal, Signal):
-            raise StrategyError(
-                f"get_signal for {_place(context)} answered with {type(signal).__name__}, "
-                "not with a Signal or None"
-            )
-        entry = context.price if signal.price_open is None else signal.price_open
-        try:
-            signal.check(entry)
-        except InvalidArgumentError as error:
-            raise StrategyError(f"the signal for {_place(context)}: {error}") from error
-        position = self._position(signal, entry, context)
-        # A limit entry that waits has its place: nobody asks again when it is filled.
-        taken = sum(lane.open is not None or lane.waiting is not None for lane in self._lanes)
-        if self._strategy.max_positions and taken >= self._strategy.max_positions:
-            context.log("risk.rejection", {"activePositionCount": taken})
-            return
-        if signal.price_open is None:
-            await self._open(lane, position, entry, context)
-            return
-        lane.waiting = position
-        self._write_schedule(position.symbol, self._row(position))
-        self._store(position, "scheduled", context.when_ms, context.price)
-        self._notify(position, "signal.scheduled", context)
-
-    def _position(self, signal: Signal, entry: float, context: Context) -> Position:
-        minutes = signal.minute_estimated_time
-        return Position(
-            id=self._id("signal", context.symbol, context.when_ms),
-            symbol=context.symbol,
-            direction=1 if signal.position == "long" else -1,
-            price_open=entry,
-            price_take_profit=signal.price_take_profit,
-            price_stop_loss=signal.price_stop_loss,
-            minutes=None if math.isinf(minutes) else minutes,
-            note=signal.note,
-            cost=self._strategy.cost,
-            fee=self._strategy.fee_percent / 100,
-            scheduled_at=context.when_ms,
-            partial_level=signal.partial_exit_level,
-            partial_percent=signal.partial_exit_percent,
+        # By the first price of the bar, or a limit somewhere within it.
+        is_first = waiting.at_market or price == bar.open
+        await self._opened(
+            slot, waiting, price, bar.timestamp if is_first else context.when_ms, context
         )
+        stopped = waiting.stopped_by(bar)
+        if stopped is not None:
+            await self._closed(slot, waiting, stopped, context)
+        elif is_first:
+            # Filled within the bar, nobody knows whether its best price came before.
+            await self._live_on(slot, waiting, bar, context)
 
-    async def _open(self, lane: _Lane, position: Position, price: float, context: Context) -> None:
-        position.enter(price, context.when_ms)
-        lane.open = position
-        self.summary.open_positions += 1
-        self._write_signal(position, context)
-        self._write_risk(context.when_ms)
-        self._store(position, "opened", context.when_ms, price)
-        self._notify(position, "signal.opened", context)
-        context.log("signal.opened", position.id, position.symbol, price)
-        await self._tell("opened", context, position)
+    async def _leave(self, slot: Slot, position: Position, leave: Exit, context: Context) -> None:
+        await self._closed(slot, position, leave, context)
 
-    async def _close(self, lane: _Lane, position: Position, leave: Exit, context: Context) -> None:
-        lane.open = None
-        profit = position.profit_at(leave.price)
-        position.note_price(leave.price)
-        self.summary.open_positions -= 1
-        self.summary.add_trade(position.symbol, profit)
+    async def _leave_part(
+        self, slot: Slot, position: Position, percent: float, context: Context
+    ) -> None:
+        await self._part_closed(slot, position, percent, position.part_price, context)
+
+    def _write_risk(self, slot: Slot, when: int) -> None:
+        profile = slot.strategy.risk_name
         self._journal.write(
-            "signal", "write_signal_data", position.symbol, self._name, self._exchange, None
-        )
-        self._write_risk(context.when_ms)
-        self._store(position, "closed", context.when_ms, leave.price, leave.reason)
-        self._notify(
-            position, "signal.closed", context, priceClose=leave.price, closeReason=leave.reason,
-            duration=(context.when_ms - position.pending_at) / 60_000,
+            "risk", "write_position_data", profile, self._exchange, self._risk_rows(profile), when,
+            places=2,
         )  # fmt: skip
-        context.log("signal.closed", position.id, position.symbol, leave.reason, profit)
-        await self._tell("closed", context, position)
-
-    async def _tell(self, hook: str, context: Context, position: Position) -> None:
-        await self._call(hook, context, self._row(position))
-
-    async def _call(self, method: str, context: Context, *arguments: Any) -> Any:
-        try:
-            return await maybe_await(getattr(self._strategy, method)(context, *arguments))
-        except (InvalidArgumentError, InvalidDocumentError) as error:
-            raise StrategyError(
-                f"{method} for {_place(context)}: {error}{line_of(error, self._file)}"
-            ) from error
-        except FastPersistError:
-            raise
-        except Exception as error:
-            raise StrategyError(
-                f"{method} failed for {_place(context)}: {type(error).__name__}: {error}"
-                f"{line_of(error, self._file)}"
-            ) from error
-
-    def _write_signal(self, position: Position, context: Context) -> None:
-        row = self._row(position)
-        key = (position.symbol, self._name, self._exchange)
-        self._journal.write("signal", "write_signal_data", *key, row)
-        public = self._public_row(position, context.price)
-        self._journal.write(
-            "recent", "write_recent_data", *key, self.frame_name, True, public, context.when_ms
-        )
-
-    def _write_schedule(self, symbol: str, row: dict[str, Any] | None) -> None:
-        self._journal.write(
-            "schedule", "write_schedule_data", symbol, self._name, self._exchange, row
-        )
-
-    def _write_risk(self, when: int) -> None:
-        positions = [
-            [
-                f"{self._name}_{self._exchange}_{position.symbol}",
-                {
-                    "strategyName": self._name,
-                    "exchangeName": self._exchange,
-                    "frameName": self.frame_name,
-                    "symbol": position.symbol,
-                    "position": "long" if position.is_long else "short",
-                    "priceOpen": position.price_open,
-                    "priceStopLoss": position.price_stop_loss,
-                    "priceTakeProfit": position.price_take_profit,
-                    "minuteEstimatedTime": _minutes(position),
-                    "openTimestamp": position.pending_at,
-                },
-            ]
-            for position in (lane.open for lane in self._lanes)
-            if position is not None
-        ]
-        self._journal.write(
-            "risk", "write_position_data", self._strategy.risk_name, self._exchange, positions, when
-        )
-
-    def _store(
-        self, position: Position, status: str, when: int, price: float, reason: str = ""
-    ) -> None:
-        row = {
-            **self._public_row(position, price),
-            "status": status,
-            "createdAt": position.scheduled_at,
-            "updatedAt": when,
-            "priority": when,
-        }
-        if status != "cancelled":
-            row["currentPrice"] = price
-        if reason:
-            row["closeReason"] = reason
-            row["closeTimestamp"] = when
-        self._journal.write_row("storage", "write_storage_data", True, row=row)
-
-    def _row(self, position: Position) -> dict[str, Any]:
-        row: dict[str, Any] = {
-            "id": position.id,
-            "symbol": position.symbol,
-            "strategyName": self._name,
-            "exchangeName": self._exchange,
-            "frameName": self.frame_name,
-            "position": "long" if position.is_long else "short",
-            "note": position.note,
-            "priceOpen": position.price_open,
-            "priceTakeProfit": position.price_take_profit,
-            "priceStopLoss": position.price_stop_loss,
-            "minuteEstimatedTime": _minutes(position),
-            "cost": position.cost,
-            "multiplier": 1,
-            "isolated": True,
-            "scheduledAt": position.scheduled_at,
-            "pendingAt": position.pending_at or position.scheduled_at,
-            "timestamp": position.scheduled_at,
-            "_isScheduled": position.pending_at == 0,
-        }
-        if position.partials:
-            row["_partial"] = [dict(record) for record in position.partials]
-        return row
-
-    def _public_row(self, position: Position, price: float) -> dict[str, Any]:
-        return {
-            **self._row(position),
-            "originalPriceOpen": position.price_open,
-            "originalPriceStopLoss": position.price_stop_loss,
-            "originalPriceTakeProfit": position.price_take_profit,
-            "partialExecuted": 100.0 - position.remaining,
-            "totalEntries": 1,
-            "totalPartials": len(position.partials),
-            "pnl": position.pnl(price),
-            "peakProfit": position.pnl(position.best or price),
-            "maxDrawdown": position.pnl(position.worst or price),
-        }
-
-    def _notify(self, position: Position, kind: str, context: Context, **fields: Any) -> None:
-        public = self._public_row(position, context.price)
-        block = {
-            "type": kind,
-            "id": self._next_id("notification", position.symbol, context.when_ms),
-            "backtest": True,
-            "timestamp": context.when_ms,
-            "signalId": position.id,
-            "currentPrice": context.price,
-            "createdAt": context.when_ms,
-        }
-        for name in (
-            "symbol", "strategyName", "exchangeName", "position", "priceOpen", "priceTakeProfit",
-            "priceStopLoss", "originalPriceTakeProfit", "originalPriceStopLoss",
-            "originalPriceOpen", "totalEntries", "totalPartials", "cost", "multiplier", "isolated",
-            "pnl", "peakProfit", "maxDrawdown", "note", "scheduledAt",
-        ):  # fmt: skip
-            block[name] = public[name]
-        for prefix in ("pnl", "peakProfit", "maxDrawdown"):
-            for ending, name in (
-                ("Percentage", "pnlPercentage"), ("PriceOpen", "priceOpen"),
-                ("PriceClose", "priceClose"), ("Cost", "pnlCost"), ("Entries", "pnlEntries"),
-            ):  # fmt: skip
-                block[prefix + ending] = public[prefix][name]
-        if kind != "signal.scheduled":
-            block["pendingAt"] = public["pendingAt"]
-        self._journal.write_row(
-            "notification", "write_notification_data", True, row={**block, **fields}
-        )
-
-    def _reporter(self, lane: _Lane, when: int) -> Callable[[str, str, Sequence[Any]], None]:
-        def report(domain: str, topic: str, args: Sequence[Any]) -> None:
-            identity = self._next_id(domain, lane.feed.symbol, when)
-            if domain == "log":
-                entry: dict[str, Any] = {
-                    "id": identity,
-                    "type": "info",
-                    "priority": when,
-                    "timestamp": when,
-                    "createdAt": to_datetime(when).strftime("%Y-%m-%dT%H:%M:%S.000Z"),
-                    "methodContext": {
-                        "exchangeName": self._exchange,
-                        "strategyName": self._name,
-                        "frameName": self.frame_name,
-                    },
-                    "executionContext": {
-                        "symbol": lane.feed.symbol,
-                        "when": to_datetime(when),
-                        "backtest": True,
-                    },
-                    "topic": topic,
-                    "args": list(args),
-                }
-                self._journal.write_row("log", "write_log_data", row=entry)
-            else:
-                note = {
-                    "type": "signal.info",
-                    "id": identity,
-                    "backtest": True,
-                    "timestamp": when,
-                    "symbol": lane.feed.symbol,
-                    "strategyName": self._name,
-                    "exchangeName": self._exchange,
-                    "note": topic,
-                    "createdAt": when,
-                }
-                self._journal.write_row("notification", "write_notification_data", True, row=note)
-
-        return report
 
     def _state(self) -> dict[str, Any]:
         return {
             "fingerprint": self._fingerprint,
             "generation": self._generation,
             "summary": self.summary.to_state(),
-            "lanes": [
+            "next_times": [history.next_time for history in self._histories],
+            "slots": [
                 {
-                    "next_index": lane.next_index,
-                    "waiting": lane.waiting.to_state() if lane.waiting else None,
-                    "open": lane.open.to_state() if lane.open else None,
+                    "waiting": slot.waiting.to_state() if slot.waiting else None,
+                    "open": slot.open.to_state() if slot.open else None,
                 }
-                for lane in self._lanes
+                for slot in self._all_slots()
             ],
         }
 
     def _begin_generation(self, generation: int) -> None:
         self._generation = generation
-        parts = "/".join(map(str, (*self._session, generation)))
-        self._run_id = uuid5(NAMESPACE_OID, parts).hex[:12]
+        self._run_id = short_id(*self._session, generation)
+        self._run_row = {
+            "id": self._run_id,
+            "start": self._frame.start,
+            "end": self._frame.end,
+            "strategies": self._names,
+            "symbols": self._symbols,
+            "intervals": [feed.interval for feed in self._feeds],
+        }
+        for slot in self._all_slots():
+            slot.scope = self._run_id
 
-    def _last_moment(self) -> int:
-        return max(lane.feed.last + lane.feed.step for lane in self._lanes)
-
-    def _next_id(self, what: str, symbol: str, when: int) -> str:
-        self._reports += 1
-        return self._id(what, symbol, when, self._reports)
-
-    def _id(self, *parts: Any) -> str:
+    def _id(self, what: str, context: Context) -> str:
+        number = () if what == "signal" else (self._reports,)
+        parts = (what, context.strategy_name, context.symbol, context.when_ms, *number)
         return str(
             uuid5(NAMESPACE_OID, "/".join(map(str, (self._fingerprint, *self._session, *parts))))
         )
 
 
-def _place(context: Context) -> str:
-    return f"{context.symbol} at {context.when.isoformat()}"
-
-
-def _minutes(position: Position) -> float:
-    return math.inf if position.minutes is None else position.minutes
+def _moment(ms: int) -> str:
+    return f"{to_datetime(ms):%Y-%m-%d %H:%M}"
 
 
 def _minute(ms: int) -> str:

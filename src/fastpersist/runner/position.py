@@ -1,38 +1,55 @@
 """An open position on its way through the bars: the rules of the engine, without any store.
 
-Within one candle the stop loss counts before the take profit. A bar that opens beyond the stop
-closes at its open; take profit closes at its price. Levels are each 10 % of the way to take profit
-or stop loss, reached by the extremes of a bar that does not close the position by its stop. Fees
-are paid on the traded value of each side.
+An entry at the market is filled by the open of the next bar. Within one candle the stop loss counts
+before the take profit. A bar that opens beyond the stop closes at its open; take profit closes at
+its price. Levels are each 10 % of the way to take profit or stop loss, reached by the extremes of a
+bar that does not close the position by its stop. Fees are paid on the traded value of each side;
+slippage makes entries at the market, stops and exits by time worse, limit prices not.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
-from ..contracts import Candle, PnL
+from ..contracts import PnL
 
-__all__ = ["Exit", "Position"]
+__all__ = ["Bar", "Exit", "ExitReason", "Position"]
 
 _MINUTE_MS: Final = 60_000
 _LEVELS: Final = range(10, 101, 10)
+
+
+ExitReason = Literal["take_profit", "stop_loss", "time_expired"]
+
+
+class Bar(NamedTuple):
+    """A closed candle; ``timestamp`` is its opening time in ms, prices are in quote currency."""
+
+    timestamp: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
 
 
 @dataclass(slots=True)
 class Exit:
     """How a position ended."""
 
-    reason: Literal["take_profit", "stop_loss", "time_expired"]
+    reason: ExitReason
     price: float
 
 
 @dataclass(slots=True)
 class Position:
-    """A position, or a limit entry that waits (``pending_at`` is 0 then).
+    """A position, or an entry that waits (``pending_at`` is 0 then).
 
     Prices are in quote currency, ``cost`` is the value of the entry, times are ms, percentages are
-    of the price way or of the position. ``minutes`` is None without a limit of time.
+    of the price way or of the position, ``fee`` and ``slippage`` are shares of the price.
+    ``minutes`` is None without a limit of time; ``at_market`` says that the entry waits for the
+    next price and not for ``price_open``; ``amount`` is what a broker holds of it, in base units.
     """
 
     id: str
@@ -48,6 +65,9 @@ class Position:
     scheduled_at: int
     partial_level: float
     partial_percent: float
+    slippage: float = 0.0
+    at_market: bool = False
+    amount: float = 0.0
     pending_at: int = 0
     remaining: float = 100.0
     realised: float = 0.0
@@ -78,47 +98,58 @@ class Position:
         self.pending_at = when
         self.best = self.worst = price
 
-    def entry_in(self, bar: Candle) -> float | Literal["cancel"] | None:
+    def entry_in(self, bar: Bar) -> float | Literal["cancel"] | None:
         """Return the price at which a waiting entry is filled by a bar.
 
-        ``cancel`` when the bar opens beyond the stop, None when its price does not trade.
+        ``cancel`` when the bar opens beyond the stop, and for an entry at the market also beyond
+        the take profit; None when its price does not trade.
         """
-        opened = bar["open"]
+        opened = bar.open
+        if self.at_market:
+            price = opened * (1 + self.direction * self.slippage)
+            lies_between = (
+                self.direction * (price - self.price_stop_loss) > 0
+                and self.direction * (self.price_take_profit - price) > 0
+            )
+            return price if lies_between else "cancel"
         if self.direction * (opened - self.price_stop_loss) <= 0:
             return "cancel"
         if self.direction * (opened - self.price_open) <= 0:
             return opened  # the market opens at the limit or better
-        return self.price_open if bar["low"] <= self.price_open <= bar["high"] else None
+        return self.price_open if bar.low <= self.price_open <= bar.high else None
 
-    def stopped_by(self, bar: Candle) -> Exit | None:
+    def stopped_by(self, bar: Bar) -> Exit | None:
         """Return the exit by stop loss, if the bar reaches it."""
-        extreme = bar["low"] if self.is_long else bar["high"]
+        extreme = bar.low if self.is_long else bar.high
         if self.direction * (extreme - self.price_stop_loss) > 0:
             return None
-        beyond = self.direction * (bar["open"] - self.price_stop_loss) < 0
-        return Exit("stop_loss", bar["open"] if beyond else self.price_stop_loss)
+        beyond = self.direction * (bar.open - self.price_stop_loss) < 0
+        return Exit("stop_loss", self._slipped(bar.open if beyond else self.price_stop_loss))
 
-    def exit_in(self, bar: Candle, closes_at: int) -> Exit | None:
+    def exit_in(self, bar: Bar, closes_at: int) -> Exit | None:
         """Return the exit of a bar that did not stop the position: take profit, else time."""
-        extreme = bar["high"] if self.is_long else bar["low"]
+        extreme = bar.high if self.is_long else bar.low
         if self.direction * (extreme - self.price_take_profit) >= 0:
             return Exit("take_profit", self.price_take_profit)
         if self.minutes is not None and closes_at >= self.pending_at + self.minutes * _MINUTE_MS:
-            return Exit("time_expired", bar["close"])
+            return Exit("time_expired", self._slipped(bar.close))
         return None
+
+    def _slipped(self, price: float) -> float:
+        return price * (1 - self.direction * self.slippage)
 
     def note_price(self, price: float) -> None:
         """Count `price` among the best and worst prices."""
         self.best = max(self.best, price) if self.is_long else min(self.best, price)
         self.worst = min(self.worst, price) if self.is_long else max(self.worst, price)
 
-    def reach_levels(self, bar: Candle) -> tuple[list[int], list[int]]:
+    def reach_levels(self, bar: Bar) -> tuple[list[int], list[int]]:
         """Note and return the profit and loss levels that the bar reaches for the first time."""
-        high, low = (bar["high"], bar["low"]) if self.is_long else (bar["low"], bar["high"])
+        high, low = (bar.high, bar.low) if self.is_long else (bar.low, bar.high)
         self.note_price(high)
         self.note_price(low)
-        gained = self._percent_of_way(high, self.price_take_profit)
-        lost = self._percent_of_way(low, self.price_stop_loss)
+        gained = self._percent_of_way(high, self.price_take_profit, self.direction)
+        lost = self._percent_of_way(low, self.price_stop_loss, -self.direction)
         profits = [
             level for level in _LEVELS if level <= gained and level not in self.profit_levels
         ]
@@ -127,40 +158,52 @@ class Position:
         self.loss_levels += losses
         return profits, losses
 
-    def _percent_of_way(self, price: float, target: float) -> float:
+    def _percent_of_way(self, price: float, target: float, sign: int) -> float:
+        # A fill beyond the target, or a stop that has been moved past the entry, leaves no way.
+        if sign * (target - self.price_open) <= 0:
+            return 0.0
         # Rounded, so that a price that touches a level does not miss it by its last bit.
         return round(100 * (price - self.price_open) / (target - self.price_open), 6)
 
-    def reach_breakeven(self, bar: Candle) -> bool:
+    def reach_breakeven(self, bar: Bar) -> bool:
         """Note and say whether the bar covers the fees of both sides for the first time."""
-        extreme = bar["high"] if self.is_long else bar["low"]
+        extreme = bar.high if self.is_long else bar.low
         if self.breakeven or self.return_at(extreme) < 0:
             return False
         self.breakeven = True
         return True
 
-    def close_part(self, when: int) -> dict[str, Any] | None:
-        """Close the wished part when its level has been reached; return its record."""
+    def part_due(self) -> float:
+        """Return how much of the position is to be closed as a part now, in percent; 0 for none."""
         if not self.partial_level or self.partials:
-            return None
-        reached = max(self.profit_levels, default=0)
-        if reached < self.partial_level:
-            return None
-        way = self.price_take_profit - self.price_open
-        price = self.price_open + way * self.partial_level / 100
-        part = min(self.partial_percent, self.remaining)
-        self.realised += self.cost * part / 100 * self.return_at(price)
-        self.remaining -= part
-        record = {
-            "type": "profit",
-            "percent": part,
-            "currentPrice": price,
-            "costBasisAtClose": self.cost,
-            "entryCountAtClose": 1,
-            "timestamp": when,
-        }
-        self.partials.append(record)
-        return record
+            return 0.0
+        if max(self.profit_levels, default=0) < self.partial_level:
+            return 0.0
+        return min(self.partial_percent, self.remaining)
+
+    @property
+    def part_price(self) -> float:
+        """Price of the level at which the part closes."""
+        return self.price_open + (self.price_take_profit - self.price_open) * (
+            self.partial_level / 100
+        )
+
+    def take_part(
+        self, percent: float, price: float, when: int, kind: Literal["profit", "loss"] = "profit"
+    ) -> None:
+        """Count `percent` of the position as closed at `price`; `when` is ms."""
+        self.realised += self.cost * percent / 100 * self.return_at(price)
+        self.remaining -= percent
+        self.partials.append(
+            {
+                "type": kind,
+                "percent": percent,
+                "currentPrice": price,
+                "costBasisAtClose": self.cost,
+                "entryCountAtClose": 1,
+                "timestamp": when,
+            }
+        )
 
     def return_at(self, price: float) -> float:
         """Return the gain per unit of cost if all were closed at `price`, after fees."""

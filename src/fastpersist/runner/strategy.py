@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, overload
 
-from ..contracts import Candle
+from ..domains import INTERVAL_STEP_MS
 from ..errors import FastPersistError, InvalidArgumentError
-from ..hot.codec import normalise
-from ..times import to_datetime
-from .journal import Journal
 
-__all__ = ["Context", "Signal", "Strategy", "StrategyError", "line_of", "maybe_await"]
+if TYPE_CHECKING:
+    from .context import Context
 
-T = TypeVar("T")
+__all__ = ["ActivePosition", "FunctionStrategy", "Signal", "Strategy", "StrategyError", "line_of",
+           "strategy"]  # fmt: skip
 
 
 class StrategyError(FastPersistError):
@@ -34,11 +31,12 @@ class Signal:
         position: ``long`` or ``short``.
         price_take_profit: Price in quote currency at which the position closes with a profit.
         price_stop_loss: Price in quote currency at which it closes with a loss.
-        price_open: Limit price to wait for; None enters at the close of the current bar.
+        price_open: Limit price to wait for; None enters at the next price.
         minute_estimated_time: Life time in minutes; infinite for none.
         partial_exit_level: Percent of the way to take profit that closes a part; 0 for never.
         partial_exit_percent: How much of the position that part is.
         note: Reason, for people.
+        id: Id under which it is stored; None makes one of run, strategy, symbol and moment.
     """
 
     position: Literal["long", "short"]
@@ -49,9 +47,15 @@ class Signal:
     partial_exit_level: float = 0
     partial_exit_percent: float = 50
     note: str = ""
+    id: str | None = None
 
-    def check(self, price: float) -> None:
+    def check(self, price: float, fee_percent: float = 0.0, slippage_percent: float = 0.0) -> None:
         """Refuse a signal that cannot work at `price`, the price of entry.
+
+        Args:
+            price: Price of the entry in quote currency.
+            fee_percent: Fee of each side in percent of the traded value.
+            slippage_percent: How much worse a market price gets, in percent.
 
         Raises:
             InvalidArgumentError: A field is at fault; the error names it.
@@ -64,21 +68,19 @@ class Signal:
             "price_open": price,
         }
         for name, number in prices.items():
-            if not (isinstance(number, (int, float)) and math.isfinite(number) and number > 0):
+            if not _is_price(number):
                 raise InvalidArgumentError(name, f"must be finite and above 0, got {number!r:.40}")
         sign = 1 if self.position == "long" else -1
-        if sign * (self.price_take_profit - price) <= 0:
-            raise InvalidArgumentError(
-                "price_take_profit",
-                f"{self.price_take_profit} is on the wrong side of the entry {price} "
-                f"for a {self.position}",
-            )
-        if sign * (price - self.price_stop_loss) <= 0:
-            raise InvalidArgumentError(
-                "price_stop_loss",
-                f"{self.price_stop_loss} is on the wrong side of the entry {price} "
-                f"for a {self.position}",
-            )
+        for name, target, way in (
+            ("price_take_profit", self.price_take_profit, sign),
+            ("price_stop_loss", self.price_stop_loss, -sign),
+        ):
+            if way * (target - price) <= 0:
+                raise InvalidArgumentError(
+                    name,
+                    f"{target} is on the wrong side of the entry {price} for a {self.position}",
+                )
+        self._check_distances(price, sign, fee_percent / 100, slippage_percent / 100)
         minutes = self.minute_estimated_time
         if not (isinstance(minutes, (int, float)) and minutes > 0):
             raise InvalidArgumentError(
@@ -90,26 +92,83 @@ class Signal:
         ):
             if not (isinstance(percent, (int, float)) and 0 <= percent <= 100):
                 raise InvalidArgumentError(name, f"must be between 0 and 100, got {percent!r:.40}")
+        if not _is_text(self.note):
+            raise InvalidArgumentError("note", f"must be a text, got {self.note!r:.40}")
+        if self.id is not None and not (_is_text(self.id) and self.id):
+            raise InvalidArgumentError("id", f"must be a text or None, got {self.id!r:.40}")
+
+    def _check_distances(self, price: float, sign: int, fee: float, slippage: float) -> None:
+        # A limit entry gets its price, an entry at the market pays for the next one.
+        slipped = slippage if self.price_open is None else 0.0
+        entry = price * (1 + sign * slipped)
+        ratio = self.price_take_profit / entry
+        gain = sign * (ratio - 1) - fee * (1 + ratio)
+        if gain <= 0:
+            raise InvalidArgumentError(
+                "price_take_profit",
+                f"{self.price_take_profit} is too near to the entry {price}: after fees and "
+                f"slippage nothing would be gained ({100 * gain:.4f} %)",
+            )
+        if sign * (entry - self.price_stop_loss) <= 0 or (
+            slippage and abs(price - self.price_stop_loss) / price <= slippage
+        ):
+            raise InvalidArgumentError(
+                "price_stop_loss",
+                f"{self.price_stop_loss} is nearer to the entry {price} than the slippage of "
+                f"{100 * slippage:g} %",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ActivePosition:
+    """An open position, as the rules about risk see it.
+
+    Prices are in quote currency, ``cost`` is the value of the entry, ``opened_at`` is ms.
+    """
+
+    strategy_name: str
+    risk_name: str
+    symbol: str
+    position: Literal["long", "short"]
+    price_open: float
+    price_take_profit: float
+    price_stop_loss: float
+    cost: float
+    opened_at: int
 
 
 class Strategy:
     """Base of strategies. State that has to last belongs into the context, not into attributes.
 
+    All methods may be ``async``. Hooks get the row of the signal as it is stored (contract 4.5).
+
     Attributes:
         name: Name of the strategy in all stored contexts; the class's name by default.
+        signal_interval: How often ``get_signal`` is asked, at closes of this interval; every bar
+            by default.
+        warm_up: How many steps of the run's own interval can be looked back. The first bar of a
+            frame has those before it, as far as they are stored.
         risk_name: Risk profile that its positions are counted under.
+        max_positions: Most positions of that profile, over all symbols and strategies, waiting
+            entries included; 0 for any number.
         cost: Size of a position in quote currency.
         fee_percent: Fee of each side in percent of the traded value.
+        slippage_percent: How much worse than the market entries at the market, stops and exits by
+            time are, in percent of the price.
         schedule_minutes: How long a limit entry is waited for.
-        max_positions: Most open positions over all symbols of the run; 0 for any number.
+        answer_seconds: How long a method may take on paper and live, where others wait for it.
     """
 
     name: str = ""
+    signal_interval: str = ""
+    warm_up: int = 1_000
     risk_name: str = "default"
+    max_positions: int = 0
     cost: float = 100.0
     fee_percent: float = 0.05
+    slippage_percent: float = 0.0
     schedule_minutes: float = 120.0
-    max_positions: int = 0
+    answer_seconds: float = 30.0
 
     def check(self) -> None:
         """Refuse attributes that no run can work with.
@@ -121,206 +180,172 @@ class Strategy:
             text = getattr(self, name)
             if not isinstance(text, str) or (not text and name == "risk_name"):
                 raise InvalidArgumentError(name, f"must be a text, got {text!r:.40}")
+        if self.signal_interval and self.signal_interval not in INTERVAL_STEP_MS:
+            raise InvalidArgumentError(
+                "signal_interval",
+                f"unknown interval {self.signal_interval!r:.20}",
+                hint=", ".join(INTERVAL_STEP_MS),
+            )
         for name, is_above in (
+            ("warm_up", True),
             ("cost", True),
             ("schedule_minutes", True),
+            ("answer_seconds", True),
             ("fee_percent", False),
+            ("slippage_percent", False),
             ("max_positions", False),
         ):
             number = getattr(self, name)
             if (
                 isinstance(number, bool)
-                or not isinstance(number, (int, float))
+                or not isinstance(number, int if name == "warm_up" else (int, float))
                 or not (number > 0 if is_above else number >= 0)
-                or (name == "cost" and math.isinf(number))
+                or (name in _FINITE and math.isinf(number))
+                or (name in _SHARES and number >= 100)
             ):
-                least = "above 0" if is_above else "0 or more"
-                raise InvalidArgumentError(name, f"must be {least}, got {number!r:.40}")
+                kind = "a whole number" if name == "warm_up" else "a number"
+                least = "above 0" if is_above else "from 0 on"
+                most = " and below 100" if name in _SHARES else ""
+                raise InvalidArgumentError(
+                    name, f"must be {kind} {least}{most}, got {number!r:.40}"
+                )
 
     def get_signal(self, ctx: Context) -> Signal | Awaitable[Signal | None] | None:
-        """Answer with a signal, or None; asked at each bar close while no position is open.
-
-        May be ``async``.
-        """
+        """Answer with a signal, or None; asked at closes while the strategy holds nothing there."""
         raise StrategyError(f"{type(self).__name__} has no get_signal")
+
+    def allow(
+        self, ctx: Context, signal: Signal, positions: Sequence[ActivePosition]
+    ) -> bool | str | Awaitable[bool | str]:
+        """Say whether a signal may be followed; a text is the reason why it may not.
+
+        `positions` are all that are open in the run, of every strategy and symbol; on paper and
+        live also those of other processes under the same profile, whose cost is not known (0).
+        """
+        return True
+
+    def scheduled(self, ctx: Context, row: dict[str, Any]) -> Awaitable[None] | None:
+        """Hear of a limit entry that waits."""
+
+    def cancelled(self, ctx: Context, row: dict[str, Any]) -> Awaitable[None] | None:
+        """Hear of an entry that was given up.
+
+        ``cancelReason`` is timeout, stop_loss or price; from a broker also rejected, unfilled or
+        unsent.
+        """
 
     def opened(self, ctx: Context, row: dict[str, Any]) -> Awaitable[None] | None:
         """Hear of an opened position."""
 
+    def active(self, ctx: Context, row: dict[str, Any]) -> Awaitable[None] | None:
+        """Hear of each bar that leaves a position open."""
+
+    def partial_profit(
+        self, ctx: Context, row: dict[str, Any], level: int
+    ) -> Awaitable[None] | None:
+        """Hear of a level on the way to take profit, in percent of the way."""
+
+    def partial_loss(self, ctx: Context, row: dict[str, Any], level: int) -> Awaitable[None] | None:
+        """Hear of a level on the way to stop loss, in percent of the way."""
+
+    def breakeven(self, ctx: Context, row: dict[str, Any]) -> Awaitable[None] | None:
+        """Hear of a position that has covered its fees."""
+
     def closed(self, ctx: Context, row: dict[str, Any]) -> Awaitable[None] | None:
-        """Hear of a closed position."""
+        """Hear of a closed position; ``closeReason`` is take_profit, stop_loss or time_expired."""
+
+    def error(self, ctx: Context, error: Exception) -> Awaitable[None] | None:
+        """Hear of what another method has raised: a backtest ends with it, others go on."""
 
 
-class _State:
-    """One value of the strategy."""
-
-    def __init__(self, context: Context, bucket: str) -> None:
-        self._context = context
-        self._name = bucket
-        self._key = (context.owner, bucket)
-
-    async def read(self, default: Any = None) -> Any:
-        """Return the value, or `default`."""
-        found = await self._context.journal.read("state", "read_state_data", *self._key)
-        return default if found is None else found["data"]
-
-    def write(self, data: Any) -> None:
-        """Replace the value."""
-        refuse_unstorable(data, f"state({self._name!r})")
-        when = self._context.when_ms
-        value = {"id": "_".join(self._key), "data": data, "when": when}
-        self._context.journal.write(
-            "state", "write_state_data", *self._key, value, when, key=self._key, value=value
-        )
+def _is_price(value: object) -> bool:
+    try:
+        return isinstance(value, (int, float)) and math.isfinite(value) and value > 0
+    except OverflowError:  # an int beyond all floats
+        return False
 
 
-class _Memory:
-    """Entries that can be searched."""
-
-    def __init__(self, context: Context, bucket: str) -> None:
-        self._context = context
-        self._bucket = (context.owner, bucket)
-
-    async def read(self, memory_id: str) -> Any:
-        """Return the data of an entry, or None."""
-        key = (*self._bucket, memory_id)
-        found = await self._context.journal.read("memory", "read_memory_data", *key)
-        return None if found is None or found["removed"] else found["data"]
-
-    def write(self, memory_id: str, data: Any, text: str = "") -> None:
-        """Store an entry; `text` is what a search looks at."""
-        for name, argument in (("memory_id", memory_id), ("text", text)):
-            if not isinstance(argument, str):
-                raise InvalidArgumentError(name, f"expected a text, got {type(argument).__name__}")
-        refuse_unstorable(data, f"memory({self._bucket[1]!r}).{memory_id}")
-        when = self._context.when_ms
-        entry = {"priority": when, "data": data, "removed": False, "index": text, "when": when}
-        key = (*self._bucket, memory_id)
-        self._context.journal.write(
-            "memory", "write_memory_data", *key, entry, when, key=key, value=entry
-        )
-
-    async def search(self, words: str) -> list[tuple[str, Any]]:
-        """Return id and data of all entries whose text holds every one of the words, by id."""
-        found = {
-            item["memoryId"]: item["data"]
-            async for item in self._context.journal.registries.memory.list_memory_data(
-                *self._bucket
-            )
-        }
-        found.update(self._context.journal.written_items("memory", *self._bucket))
-        wanted = words.lower().split()
-        return [
-            (memory_id, entry["data"])
-            for memory_id, entry in sorted(found.items())
-            if all(word in entry.get("index", "").lower() for word in wanted)
-        ]
+def _is_text(value: object) -> bool:
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:  # half of a surrogate pair, which no store can hold
+        return False
 
 
-class _Measure:
-    """Results of outside calls, kept for one run."""
+_FINITE: Final = ("cost", "fee_percent", "slippage_percent")
+_SHARES: Final = ("fee_percent", "slippage_percent")
 
-    def __init__(self, context: Context, bucket: str) -> None:
-        self._context = context
-        self._name = bucket
-        self._bucket = f"{bucket}_{context.run_id}"
-
-    async def call(self, key: str, function: Callable[[], T | Awaitable[T]]) -> T:
-        """Return the stored result of `key`, or call `function` and store what it answers."""
-        found = await self._context.journal.read("measure", "read_measure_data", self._bucket, key)
-        if found is not None:
-            return cast(T, found["data"])
-        result = await maybe_await(function())
-        refuse_unstorable(result, f"measure({self._name!r})")
-        entry = {"id": key, "data": result, "removed": False}
-        where = (self._bucket, key)
-        self._context.journal.write(
-            "measure", "write_measure_data", *where, entry, self._context.when_ms,
-            key=where, value=entry,
-        )  # fmt: skip
-        return cast(T, result)
+Answer = Callable[["Context"], "Signal | Awaitable[Signal | None] | None"]
 
 
-class _Interval:
-    """Markers of what has happened."""
-
-    def __init__(self, context: Context, bucket: str) -> None:
-        self._context = context
-        self._bucket = f"{bucket}_{context.run_id}"
-
-    async def once(self, key: str) -> bool:
-        """Say whether this is the first time that `key` comes by."""
-        where = (self._bucket, key)
-        if await self._context.journal.read("interval", "read_interval_data", *where) is not None:
-            return False
-        context = self._context
-        entry = {"id": key, "data": True, "when": context.when, "removed": False}
-        context.journal.write(
-            "interval", "write_interval_data", *where, entry, context.when_ms,
-            key=where, value=entry,
-        )  # fmt: skip
-        return True
-
-
-class Context:
-    """What a strategy sees at the close of a bar.
+class FunctionStrategy(Strategy):
+    """A strategy that is one function.
 
     Attributes:
-        symbol: The symbol that is asked about.
-        when_ms: Close of the bar, simulated, in ms since the epoch.
-        price: Close price of the bar, in quote currency.
-        run_id: Tells this run's state, memory and markers from those of other runs.
-        owner: Id under which the strategy's state of this symbol is stored.
-        journal: Where reads and writes of this bar go.
+        function: What ``get_signal`` asks.
     """
 
-    def __init__(
-        self, strategy: Strategy, symbol: str, when_ms: int, closed: Sequence[Candle],
-        journal: Journal, run_id: str, report: Callable[[str, str, Sequence[Any]], None],
-    ) -> None:  # fmt: skip
-        self.strategy = strategy
-        self.symbol = symbol
-        self.when_ms = when_ms
-        self.price = closed[-1]["close"]
-        self.run_id = run_id
-        self.owner = f"{strategy.name or type(strategy).__name__}_{symbol}_{run_id}"
-        self.journal = journal
-        self._closed = closed
-        self._report = report
+    def __init__(self, function: Answer, name: str) -> None:
+        self.name = name
+        self.function = function
 
-    @property
-    def when(self) -> datetime:
-        """Close of the bar as an aware datetime in UTC."""
-        return to_datetime(self.when_ms)
+    def get_signal(self, ctx: Context) -> Signal | Awaitable[Signal | None] | None:
+        """Answer what the function answers."""
+        return self.function(ctx)
 
-    def candles(self, limit: int) -> list[Candle]:
-        """Return up to `limit` closed candles, the newest last; the runner keeps 1,000."""
-        return list(self._closed)[-limit:] if limit > 0 else []
 
-    def state(self, bucket: str) -> _State:
-        """Return one value of the strategy, for reading and writing."""
-        return _State(self, bucket)
+@overload
+def strategy(function: Answer, /) -> FunctionStrategy: ...
+@overload
+def strategy(
+    *,
+    name: str = ...,
+    signal_interval: str = ...,
+    warm_up: int = ...,
+    risk_name: str = ...,
+    max_positions: int = ...,
+    cost: float = ...,
+    fee_percent: float = ...,
+    slippage_percent: float = ...,
+    schedule_minutes: float = ...,
+    answer_seconds: float = ...,
+) -> Callable[[Answer], FunctionStrategy]: ...
+def strategy(
+    function: Answer | None = None,
+    /,
+    *,
+    name: str = "",
+    signal_interval: str = Strategy.signal_interval,
+    warm_up: int = Strategy.warm_up,
+    risk_name: str = Strategy.risk_name,
+    max_positions: int = Strategy.max_positions,
+    cost: float = Strategy.cost,
+    fee_percent: float = Strategy.fee_percent,
+    slippage_percent: float = Strategy.slippage_percent,
+    schedule_minutes: float = Strategy.schedule_minutes,
+    answer_seconds: float = Strategy.answer_seconds,
+) -> FunctionStrategy | Callable[[Answer], FunctionStrategy]:
+    """Make a strategy of a function, plain or ``async``, that takes the context.
 
-    def memory(self, bucket: str) -> _Memory:
-        """Return a bucket of searchable entries."""
-        return _Memory(self, bucket)
+    Used as ``@strategy`` or with arguments.
 
-    def measure(self, bucket: str) -> _Measure:
-        """Return a bucket of results of outside calls."""
-        return _Measure(self, bucket)
+    The arguments are the attributes of :class:`Strategy`; its name is the function's by default.
+    """
 
-    def interval(self, bucket: str) -> _Interval:
-        """Return a bucket of markers."""
-        return _Interval(self, bucket)
+    def register(function: Answer) -> FunctionStrategy:
+        made = FunctionStrategy(function, name or getattr(function, "__name__", "strategy"))
+        made.signal_interval = signal_interval
+        made.warm_up = warm_up
+        made.risk_name = risk_name
+        made.max_positions = max_positions
+        made.cost = cost
+        made.fee_percent = fee_percent
+        made.slippage_percent = slippage_percent
+        made.schedule_minutes = schedule_minutes
+        made.answer_seconds = answer_seconds
+        return made
 
-    def log(self, topic: str, *args: Any) -> None:
-        """Store a log line."""
-        refuse_unstorable(args, f"log({topic!r:.40})")
-        self._report("log", topic, args)
-
-    def notify(self, text: str) -> None:
-        """Store a notification."""
-        self._report("notification", text, ())
+    return register if function is None else register(function)
 
 
 def line_of(error: BaseException, file: str | Path | None) -> str:
@@ -332,17 +357,3 @@ def line_of(error: BaseException, file: str | Path | None) -> str:
         if Path(frame.filename).resolve() == path
     ]
     return f" ({path.name}:{lines[-1]})" if lines else ""
-
-
-def refuse_unstorable(value: Any, what: str) -> None:
-    """Refuse what no store can hold where it is handed in, under the name that it has there.
-
-    Raises:
-        InvalidDocumentError: It names the way to the place below `what`.
-    """
-    normalise(value, what)
-
-
-async def maybe_await(value: Any) -> Any:
-    """Return `value`, awaited if it can be."""
-    return await value if inspect.isawaitable(value) else value

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import gzip
+import io
+import sys
 from contextlib import suppress
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+import polars
+import pyarrow
+import pyarrow.feather
+import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from candle_rows import START_MS, as_csv, random_walk, write_csv
-from fastpersist import FastPersistError, InvalidArgumentError
+from fastpersist import ConfigurationError, FastPersistError, InvalidArgumentError
 from fastpersist.domains import INTERVAL_STEP_MS
 from fastpersist.runner import CandleFileError, read_candle_file
 
@@ -149,6 +158,7 @@ def test_line_endings(path: Path, ending: str) -> None:
 def test_the_digest_is_that_of_the_bytes(path: Path) -> None:
     path.write_text(TWO)
     before = read_candle_file(path).digest
+    assert read_candle_file(path.rename(path.with_name("B.csv"))).digest == before
     path.write_text(TWO.replace("2,3,1,2,5", "2,3,1,2,6", 1))
     assert read_candle_file(path).digest != before
 
@@ -158,9 +168,10 @@ def test_candles_that_have_not_closed_are_left_out(
 ) -> None:
     candles = random_walk(5)
     write_csv(path, candles)
-    monkeypatch.setattr("fastpersist.runner.candle_csv.now_ms", lambda: START_MS + 200_000)
-    assert read_candle_file(path).candles == candles[:3]
-    monkeypatch.setattr("fastpersist.runner.candle_csv.now_ms", lambda: START_MS)
+    monkeypatch.setattr("fastpersist.runner.candle_file.now_ms", lambda: START_MS + 200_000)
+    file = read_candle_file(path)
+    assert (file.candles, file.unclosed) == (candles[:3], 2)
+    monkeypatch.setattr("fastpersist.runner.candle_file.now_ms", lambda: START_MS)
     with pytest.raises(CandleFileError, match=r"\.csv:2: no candle has closed yet"):
         read_candle_file(path)
 
@@ -270,6 +281,16 @@ def test_no_file(tmp_path: Path, name: str) -> None:
         read_candle_file(tmp_path / name)
 
 
+def test_a_file_that_must_not_be_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    path.write_text(TWO)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(CandleFileError, match=r"\.csv:1: cannot be read: Permission denied"):
+        read_candle_file(path)
+
+
 CELLS = st.one_of(
     st.integers().map(str),
     st.integers(SECONDS - 3, SECONDS + 3).map(lambda minute: str(minute * 60)),
@@ -305,3 +326,233 @@ def packed(content: bytes) -> bytes:
     whole = bytearray(gzip.compress(content, mtime=0))
     whole[len(content) % len(whole)] ^= 0x11
     return bytes(whole)
+
+
+TABLES = (".parquet", ".arrow", ".feather")
+
+
+@pytest.fixture(params=["pyarrow", "polars"])
+def package(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The package that reads; the other one counts as not installed."""
+    name: str = request.param
+    if name == "polars":
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+    return name
+
+
+@pytest.fixture(params=TABLES)
+def table_path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return tmp_path / f"BTCUSDT-1m{request.param}"
+
+
+def write_table(path: Path, columns: dict[str, Any]) -> Path:
+    table = pyarrow.table(columns)
+    if path.suffix.lower() == ".parquet":
+        pyarrow.parquet.write_table(table, path, row_group_size=3)
+    else:
+        pyarrow.feather.write_feather(table, path, compression="lz4", chunksize=3)
+    return path
+
+
+def columns_of(candles: Any, **others: Any) -> dict[str, Any]:
+    names = ("timestamp", "open", "high", "low", "close", "volume")
+    return {name: [candle[name] for candle in candles] for name in names} | others
+
+
+def test_a_table_equals_its_csv(table_path: Path, package: str) -> None:
+    candles = random_walk(100, gaps=[3, 50])
+    write_table(table_path, columns_of(candles))
+    table = read_candle_file(table_path)
+    text = read_candle_file(write_csv(table_path.with_suffix(".csv"), candles))
+    for name in ("timestamp", "open", "high", "low", "close", "volume"):
+        found, expected = getattr(table.columns, name), getattr(text.columns, name)
+        assert (found.kind, found.tolist()) == (expected.kind, expected.tolist())
+    assert (table.symbol, table.interval, table.candles) == ("BTCUSDT", "1m", candles)
+    assert table.digest == sha256(table_path.read_bytes()).hexdigest() != text.digest
+    renamed = read_candle_file(table_path.rename(table_path.with_stem("other")), "X")
+    assert (renamed.digest, renamed.symbol) == (table.digest, "X")
+
+
+@pytest.mark.parametrize("suffix", TABLES)
+def test_what_polars_writes(tmp_path: Path, package: str, suffix: str) -> None:
+    candles = random_walk(10)
+    frame = polars.DataFrame(columns_of(candles)).with_columns(
+        polars.from_epoch("timestamp", "ms").dt.replace_time_zone("UTC")
+    )
+    path = tmp_path / f"A{suffix}"
+    if suffix == ".parquet":
+        frame.write_parquet(path)
+    else:
+        frame.write_ipc(path)
+    assert read_candle_file(path).candles == candles
+
+
+UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+
+
+@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Berlin"])
+@pytest.mark.parametrize("unit", UNITS)
+def test_times_of_a_table(table_path: Path, package: str, unit: str, zone: str | None) -> None:
+    candles = random_walk(4)
+    raw = [candle["timestamp"] * UNITS[unit] // 1000 for candle in candles]
+    times = pyarrow.array(raw, pyarrow.timestamp(unit, zone))
+    write_table(table_path, columns_of(candles, timestamp=times))
+    assert read_candle_file(table_path).candles == candles
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pyarrow.array([SECONDS, SECONDS + 60], pyarrow.int64()),
+        pyarrow.array([SECONDS, SECONDS + 60], pyarrow.uint32()),
+        pyarrow.array([float(SECONDS), SECONDS + 60.0]),
+        pyarrow.array([START_MS, START_MS + 60_000], pyarrow.uint64()),
+        pyarrow.array(["2025-01-01T00:00Z", "2025-01-01T00:01"]),
+        pyarrow.array(["2025-01-01T00:00Z", "2025-01-01T00:01"]).dictionary_encode(),
+    ],
+    ids=str,
+)
+def test_other_times_of_a_table(table_path: Path, package: str, times: Any) -> None:
+    candles = random_walk(2)
+    write_table(table_path, columns_of(candles, timestamp=times))
+    assert read_candle_file(table_path).candles == candles
+
+
+@pytest.mark.parametrize("kind", [pyarrow.date32(), pyarrow.date64()])
+def test_days_of_a_table(table_path: Path, package: str, kind: Any) -> None:
+    days = pyarrow.array([date(2025, 1, 1), date(2025, 1, 2)], kind)
+    candles = random_walk(2, step=86_400_000)
+    write_table(table_path, columns_of(candles, timestamp=days))
+    assert read_candle_file(table_path).candles == candles
+
+
+def test_early_arrow_times_are_no_seconds(table_path: Path, package: str) -> None:
+    times = pyarrow.array([60_000, 120_000], pyarrow.timestamp("ms"))
+    write_table(table_path, columns_of(random_walk(2), timestamp=times))
+    assert [candle["timestamp"] for candle in read_candle_file(table_path).candles] == [
+        60_000, 120_000,
+    ]  # fmt: skip
+
+
+def test_names_and_kinds_of_a_table(tmp_path: Path, package: str) -> None:
+    moments = [datetime(2025, 1, 1, tzinfo=timezone.utc) + timedelta(minutes=n) for n in range(2)]
+    path = write_table(
+        tmp_path / "A.PARQUET",
+        {
+            "Close": pyarrow.array([2, 3], pyarrow.int32()),
+            "trades": pyarrow.array([[1], None]),
+            "LOW": [Decimal("1.50"), Decimal("2.25")],
+            "v": pyarrow.array([1.5, 2.5], pyarrow.float32()),
+            "h": [4.0, 4.0],
+            "o": ["2", "3.5"],
+            "Open Time": moments,
+        },
+    )
+    first, second = read_candle_file(path).candles
+    assert first == {
+        "timestamp": START_MS, "open": 2.0, "high": 4.0, "low": 1.5, "close": 2.0, "volume": 1.5,
+    }  # fmt: skip
+    assert (second["open"], second["low"]) == (3.5, 2.25)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"open": [1.0, None, 1.0]}, "2: open is not a number: None"),
+        ({"high": [9.0, 9.0, float("nan")]}, "3: high is not finite: nan"),
+        ({"close": ["1", "x", "1"]}, "2: close is not a number: 'x'"),
+        ({"low": [[1.0], [1.0], [1.0]]}, "1: low is not a number: [1.0]"),
+        ({"volume": [1.0, 1.0, -1.0]}, "3: volume -1.0 is negative"),
+        ({"timestamp": [SECONDS, SECONDS + 60, SECONDS]}, f"3: the candle of {START_MS} ms is out"),
+        ({"timestamp": [SECONDS, SECONDS, SECONDS + 60]}, f"2: the candle of {START_MS} ms is th"),
+        ({"timestamp": [SECONDS, None, SECONDS + 60]}, "2: not a time: 'None'"),
+        ({"timestamp": [True, False, True]}, "1: not a time: 'True'"),
+        ({"timestamp": [2**62, 2**62 + 60_000, 2**62 + 120_000]}, "1: not a time: '46116"),
+        ({"timestamp": [SECONDS, SECONDS + 30, SECONDS + 60]}, "2: the smallest distance of two "),
+        (
+            {"timestamp": pyarrow.array([0, None, 120], pyarrow.timestamp("s"))},
+            "2: not a time: 'None'",
+        ),
+    ],
+)
+def test_malformed_rows_of_a_table(
+    table_path: Path, package: str, changed: dict[str, Any], message: str
+) -> None:
+    flat: dict[str, Any] = {
+        "timestamp": [SECONDS, SECONDS + 60, SECONDS + 120], "open": [1.0] * 3, "high": [9.0] * 3,
+        "low": [1.0] * 3, "close": [1.0] * 3, "volume": [1.0] * 3,
+    }  # fmt: skip
+    write_table(table_path, flat | changed)
+    with pytest.raises(CandleFileError) as caught:
+        read_candle_file(table_path)
+    assert str(caught.value).startswith(f"{table_path}:{message}")
+
+
+def test_seconds_that_ms_cannot_hold(tmp_path: Path) -> None:
+    times = pyarrow.array([0, 2**61], pyarrow.timestamp("s"))
+    path = write_table(tmp_path / "A.arrow", columns_of(random_walk(2), timestamp=times))
+    with pytest.raises(CandleFileError, match=":2: not a time: 2305843009213693952 s"):
+        read_candle_file(path)
+
+
+def test_malformed_tables(table_path: Path, package: str) -> None:
+    columns = columns_of(random_walk(2000))
+    without_low = {name: values for name, values in columns.items() if name != "low"}
+    write_table(table_path, without_low)
+    with pytest.raises(CandleFileError, match=r":1: the header has no column 'low' \(low, l\)"):
+        read_candle_file(table_path)
+    write_table(table_path, {name: values[:1] for name, values in columns.items()})
+    with pytest.raises(CandleFileError, match=":1: holds fewer than two candles"):
+        read_candle_file(table_path)
+    whole = write_table(table_path, columns).read_bytes()
+    for content in (b"", b"PAR1", b"ARROW1", TWO.encode(), whole[: len(whole) // 2], whole[:-4]):
+        table_path.write_bytes(content)
+        with pytest.raises(CandleFileError, match=":1: cannot be read as a table: "):
+            read_candle_file(table_path)
+
+
+def test_a_table_without_a_package_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_table(tmp_path / "A.parquet", columns_of(random_walk(2)))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(ConfigurationError, match="neither pyarrow nor polars") as caught:
+        read_candle_file(path)
+    assert caught.value.hint == 'pip install "fastpersist[arrow]"'
+
+
+def parquet_of(candles: Any) -> bytes:
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns_of(candles)), file)
+    return file.getvalue()
+
+
+PARQUET = parquet_of(random_walk(20))
+
+
+def damaged(places: list[tuple[int, int]]) -> bytes:
+    """Return a Parquet file with bytes changed."""
+    content = bytearray(PARQUET)
+    for place, change in places:
+        content[place % len(content)] ^= change
+    return bytes(content)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 100_000), st.integers(1, 255)), min_size=1, max_size=3))
+def test_damaged_tables_raise_nothing_else(tmp_path: Path, places: list[tuple[int, int]]) -> None:
+    """By pyarrow, since some damage makes polars end the process."""
+    path = tmp_path / "A.parquet"
+    path.write_bytes(damaged(places))
+    with suppress(CandleFileError):
+        assert read_candle_file(path).candles
+
+
+def test_a_line_that_is_being_written_is_left_out(path: Path) -> None:
+    line = rows(SECONDS + 120, figures="2,3,1,2,512").rstrip("\n")
+    for written in range(len(line) + 1):
+        path.write_text(TWO + line[:written])
+        assert len(read_candle_file(path, is_growing=True).candles) == 2
+    path.write_text(f"{TWO}{line}\n")
+    assert read_candle_file(path, is_growing=True).candles[2]["volume"] == 512
+    path.write_text(TWO + line)
+    assert read_candle_file(path).candles[2]["volume"] == 512

@@ -1,0 +1,170 @@
+"""``fastpersist report``: what a run has left, as a table, JSON, CSV or one HTML page."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..adapters.files import FilesBackend
+from ..hot.columns import CandleColumns
+from ..registry import Registries
+from ..runner import Report, Summary, Trade, load_report, load_reports
+from ..runner.page import report_page, span_of
+from ..settings import SettingsArguments
+from ..store import open_store
+from .toolbox import unfinished_file
+
+__all__ = ["ReportOptions", "figures_table", "report", "report_as_json"]
+
+
+# Narrow enough for a terminal of 80 columns.
+_COLUMNS: Final = (
+    ("trades", "trades", "d"),
+    ("win\nrate %", "win_rate", ".1f"),
+    ("PnL", "profit", ",.2f"),
+    ("profit\nfactor", "profit_factor", ".2f"),
+    ("Sharpe", "sharpe", ".2f"),
+    ("max\ndrawdown", "max_drawdown", ",.2f"),
+    ("exposure\n%", "exposure", ".1f"),
+    ("holding\nmin", "holding_minutes", ",.0f"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """What the command was asked for."""
+
+    run_id: str | None
+    as_json: bool
+    csv: Path | None
+    html: Path | None
+    files: Path | None
+    settings: SettingsArguments
+
+
+async def report(options: ReportOptions, console: Console) -> int:
+    """Show a run, or all of them without an id; return the exit code.
+
+    Raises:
+        InvalidArgumentError: There is no such run, or an output cannot be written.
+        ConfigurationError: A package that the page needs is missing.
+    """
+    if options.files is not None:
+        registries = Registries()
+        registries.use_backend(FilesBackend(options.files))
+        return await _show(registries, options, console)
+    async with open_store(**options.settings) as store:
+        return await _show(store, options, console)
+
+
+async def _show(registries: Registries, options: ReportOptions, console: Console) -> int:
+    if options.run_id is None:
+        _list(await load_reports(registries), options, console)
+        return 0
+    found = await load_report(registries, options.run_id)
+    if options.html is not None:
+        candles = {symbol: await _candles(registries, found, symbol) for symbol in found.intervals}
+        page = report_page(found, candles)
+        with unfinished_file("html", options.html) as unfinished:
+            unfinished.write_text(page, encoding="utf-8")
+    if options.csv is not None:
+        with unfinished_file("csv", options.csv) as unfinished:
+            _write_trades(found.trades, unfinished)
+    if options.as_json:
+        print(json.dumps(report_as_json(found)))
+        return 0
+    console.print(_title(found), highlight=False)
+    console.print(figures_table(found.summary))
+    for path in (options.html, options.csv):
+        if path is not None:
+            console.print(f"written: {escape(str(path))}", highlight=False)
+    return 0
+
+
+async def _candles(registries: Registries, found: Report, symbol: str) -> CandleColumns:
+    frame = await registries.candle.read_candles_frame(
+        symbol, found.intervals[symbol], found.exchange_name, found.start, found.end
+    )
+    return frame.columns
+
+
+def _title(found: Report) -> str:
+    return (
+        f"{found.mode} run {found.run_id}: {escape(found.exchange_name)}, "
+        f"{escape(found.frame_name)}{', ' if found.frame_name else ''}{span_of(found)}"
+    )
+
+
+def figures_table(summary: Summary, title: str | None = None) -> Table:
+    """Return the figures of a run as a table for people."""
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    table.add_column("symbol", overflow="fold", min_width=7)
+    for heading, _, _ in _COLUMNS:
+        table.add_column(heading, justify="right", no_wrap=True)
+    rows = summary.figures()
+    if len(rows) == 2:
+        del rows[1]
+    for row in rows:
+        figures = (
+            "-" if row[name] is None else format(row[name], spec) for _, name, spec in _COLUMNS
+        )
+        table.add_row(escape(row["symbol"]), *figures)
+    table.caption = f"quote currency, after fees; open positions: {summary.open_positions}"
+    return table
+
+
+def _list(reports: Sequence[Report], options: ReportOptions, console: Console) -> None:
+    if options.as_json:
+        print(json.dumps([report_as_json(found) for found in reports]))
+        return
+    table = Table(title="Runs that have had a signal", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("run", no_wrap=True)
+    for heading in ("mode", "exchange", "frame", "symbols"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("trades", "PnL", "open"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for found in reports:
+        table.add_row(
+            found.run_id,
+            found.mode,
+            escape(found.exchange_name),
+            escape(found.frame_name),
+            escape(", ".join(found.intervals)),
+            str(len(found.trades)),
+            f"{found.summary.total.profit:,.2f}",
+            str(found.summary.open_positions),
+        )
+    console.print(table)
+
+
+def report_as_json(found: Report) -> dict[str, Any]:
+    """Return a report for machines."""
+    *rows, total = found.summary.figures()
+    return {
+        "run": found.run_id,
+        "mode": found.mode,
+        "exchange_name": found.exchange_name,
+        "frame": {"name": found.frame_name, "start": found.start, "end": found.end},
+        "intervals": found.intervals,
+        "symbols": {row["symbol"]: row for row in rows},
+        "total": total,
+        "open_positions": found.summary.open_positions,
+        "trades": [asdict(trade) for trade in found.trades],
+    }
+
+
+def _write_trades(trades: Sequence[Trade], path: Path) -> None:
+    names = [field.name for field in fields(Trade)]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(names)
+        rows.writerows([getattr(trade, name) for name in names] for trade in trades)
