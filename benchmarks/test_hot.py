@@ -17,11 +17,11 @@ from fastpersist.domains import SIGNAL
 from fastpersist.hot import (
     _bson_c,  # type: ignore[attr-defined]  # compiled: mypy sees no .so, the twin has its types
     _bson_py,
-    _columns_c,  # type: ignore[attr-defined]  # compiled: as above
+    _columns_c,  # type: ignore[attr-defined]  # compiled: mypy sees no .so, the twin has its types
     _columns_py,
-    _idcache_c,  # type: ignore[attr-defined]  # compiled: as above
+    _idcache_c,  # type: ignore[attr-defined]  # compiled: mypy sees no .so, the twin has its types
     _idcache_py,
-    _keys_c,  # type: ignore[attr-defined]  # compiled: as above
+    _keys_c,  # type: ignore[attr-defined]  # compiled: mypy sees no .so, the twin has its types
     _keys_py,
 )
 
