@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -20,6 +22,7 @@ from rich.console import Console
 import fastpersist
 from candle_rows import random_walk, write_csv
 from fastpersist.cli import main
+from fastpersist.cli.process import Interrupts
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -366,6 +369,30 @@ def test_an_interrupted_run_carries_on(
     )  # fmt: skip
     assert outcome(second) == outcome(json.loads(whole.stdout.splitlines()[-1]))
     assert stored(work / "parts") == stored(work / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_does_not_interrupt_the_waiting_loop_is_heard(number: signal.Signals) -> None:
+    def send() -> None:
+        # Delivered to this thread, as one would be that comes just before the loop's wait begins.
+        signal.pthread_kill(threading.get_ident(), number)
+
+    async def wait() -> list[int]:
+        before = signal.getsignal(number)
+        with Interrupts() as interrupts:
+            heard, late = asyncio.Event(), asyncio.Event()
+            interrupts.end_with(heard.set)
+            timer = threading.Timer(0.1, send)
+            timer.start()
+            # It wakes the loop, which hears the signal then in any case.
+            asyncio.get_running_loop().call_later(20, late.set)
+            await heard.wait()
+            timer.join()
+            assert not late.is_set()
+        assert signal.getsignal(number) is before
+        return interrupts.numbers
+
+    assert asyncio.run(wait()) == [number]
 
 
 def stored(folder: Path) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Container, Sequence
 from dataclasses import asdict
@@ -99,16 +100,19 @@ def _may_drop(state: IndexState) -> bool:
     outdated = (*state.legacy, *state.in_the_way)
     if not outdated or sys.stdin is None:
         return False
+    # Python does not hear of a Ctrl-C that comes just before it starts to read; the system does,
+    # and nothing is open here that would have to be closed.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         return click.confirm(
             f"{state.collection}: replace the index {', '.join(outdated)}? A runner of the version "
             "that made it must not be left. No row is changed",
             err=True,
         )
-    except click.Abort as abort:
-        if isinstance(abort.__context__, KeyboardInterrupt):
-            raise
+    except click.Abort:
         return False  # nobody is there to answer
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _show(

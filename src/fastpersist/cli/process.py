@@ -74,6 +74,10 @@ class InterruptedRunError(Exception):
     """A signal came before there was anything to stop in good order."""
 
 
+def _wake() -> None:
+    """Do nothing: that the loop gets here is enough."""
+
+
 class Interrupts:
     """SIGINT and SIGTERM: the first ends the command in good order, the second at once.
 
@@ -93,14 +97,21 @@ class Interrupts:
         self._loop = asyncio.get_running_loop()
 
     def __enter__(self) -> Interrupts:
-        # Not in the loop, which a strategy may have blocked.
         self._before = {
-            number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)
+            number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
         }
+        for number in self._before:
+            with suppress(NotImplementedError):  # Windows has no such handlers
+                # A loop that is just about to wait would hear of it when it wakes up otherwise.
+                self._loop.add_signal_handler(number, _wake)
+            # In its stead, since a strategy may have blocked the loop.
+            signal.signal(number, self._hear)
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
+            with suppress(NotImplementedError):
+                self._loop.remove_signal_handler(number)
             signal.signal(number, handler)
 
     def _hear(self, number: int, frame: object) -> None:
