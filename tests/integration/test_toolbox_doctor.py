@@ -270,6 +270,27 @@ def test_a_redis_that_does_not_answer_is_a_problem(fastpersist: Command) -> None
     assert "hunter2" not in out + err
 
 
+@pytest.mark.usefixtures("filled")
+def test_redis_is_looked_at_where_mongodb_does_not_answer(
+    fastpersist: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTPERSIST_START_TIMEOUT", "6")
+    arguments = ("doctor", "--fix", "--mongo-url", "mongodb://user:hunter2@127.0.0.1:1/x")
+    found = fastpersist.json(*arguments, code=1)
+    assert found["mongo"] == {}
+    assert found["redis"]["version"]
+    assert found["latency_ms"].keys() == {"redis_ping", "redis_get"}
+    assert all(found["latency_ms"].values())
+    (finding,) = found["findings"]
+    assert "no primary within 6.0 s: " in finding["text"]
+    assert "is mongo_url right?" in finding["cure"]
+    monkeypatch.setenv("FASTPERSIST_START_TIMEOUT", "1")
+    code, out, err = fastpersist(*arguments, "--redis-url", "redis://user:hunter2@127.0.0.1:1/0")
+    assert code == 1
+    assert out.count("problem: ") == 2
+    assert "hunter2" not in out + err
+
+
 def test_a_standalone_server_is_noted(standalone_servers: Servers, fastpersist: Command) -> None:
     place = Place(standalone_servers, f"t{random.getrandbits(60):x}")
     fastpersist._place = place
@@ -299,14 +320,13 @@ def test_a_url_with_another_replica_set_is_told(
     monkeypatch.setenv("FASTPERSIST_START_TIMEOUT", "1")
     host = place.servers.mongo_url.partition("://")[2].partition("/")[0]
     code, out, err = fastpersist("doctor", "--mongo-url", f"mongodb://{host}/x?replicaSet=rs9")
-    assert (code, out) == (2, "")
-    assert "no primary within 1.0 s: no host is of replica set 'rs9' (" in err
+    assert (code, err) == (1, "")
+    assert "problem: mongo: no primary within 1.0 s: no host is of replica set 'rs9' -> " in out
 
 
 def test_mistakes(fastpersist: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTPERSIST_START_TIMEOUT", "1")
     for arguments, message in [
-        (["doctor", "--mongo-url", "mongodb://u:hunter2@127.0.0.1:1/x"], "no primary within"),
         (["doctor", "--mongo-url", "hunter2"], "mongo_url: not a MongoDB connection string"),
         (["doctor", "--seconds", "0"], "Invalid value for '--seconds'"),
     ]:

@@ -12,9 +12,17 @@ from typing import Any
 import click
 from rich.console import Console
 
+from ..errors import StoreUnavailableError
 from ..settings import Settings
 from ..tools.connection import connected
-from ..tools.doctor import Diagnosis, IndexRepair, IndexState, diagnose, repair_indexes
+from ..tools.doctor import (
+    Diagnosis,
+    IndexRepair,
+    IndexState,
+    diagnose,
+    diagnose_without_mongo,
+    repair_indexes,
+)
 from .process import run_until_interrupted
 from .toolbox import (
     json_option,
@@ -78,8 +86,11 @@ def doctor_command(
 
 
 async def _examined(settings: Settings) -> Diagnosis:
-    async with connected(settings) as container:
-        return await diagnose(container, known_domains())
+    try:
+        async with connected(settings) as container:
+            return await diagnose(container, known_domains())
+    except StoreUnavailableError as error:
+        return await diagnose_without_mongo(settings, error)
 
 
 async def _repaired(
@@ -120,16 +131,18 @@ def _show(
 ) -> None:
     mongo, redis = found.mongo, found.redis
     facts = new_table("Stores", "store", "what", "value")
-    concern = " ".join(f"{name}={value}" for name, value in mongo["write_concern"].items())
-    rows: list[tuple[str, str, Any]] = [
-        ("MongoDB", "server", f"{mongo['version']} at {redacted(settings.mongo_url)}"),
-        ("", "topology", " ".join(filter(None, (mongo["topology"], mongo["set"])))),
-        ("", "database", mongo["database"]),
-        ("", "write concern", concern),
-    ]
-    for member in mongo["members"]:
-        lag = "" if member["lag_seconds"] is None else f", {member['lag_seconds']:.0f} s behind"
-        rows.append(("", "member", f"{member['name']} {member['state']}{lag}"))
+    rows: list[tuple[str, str, Any]] = []
+    if mongo:
+        concern = " ".join(f"{name}={value}" for name, value in mongo["write_concern"].items())
+        rows += [
+            ("MongoDB", "server", f"{mongo['version']} at {redacted(settings.mongo_url)}"),
+            ("", "topology", " ".join(filter(None, (mongo["topology"], mongo["set"])))),
+            ("", "database", mongo["database"]),
+            ("", "write concern", concern),
+        ]
+        for member in mongo["members"]:
+            lag = "" if member["lag_seconds"] is None else f", {member['lag_seconds']:.0f} s behind"
+            rows.append(("", "member", f"{member['name']} {member['state']}{lag}"))
     if redis:
         rows.append(
             ("Redis", "server", f"{redis.get('version')} at {redacted(settings.redis_url)}")
@@ -139,16 +152,20 @@ def _show(
         rows.append((store, "clock", f"{skew:+.1f} ms ± {uncertainty:.1f} from the one here"))
     for store, what, value in rows:
         facts.add_row(store, what, shown(str(value)))
-    console.print(facts)
+    if rows:
+        console.print(facts)
     legs = new_table("Latency", "call", figures=("median ms",))
     for name, taken in found.latency_ms.items():
         legs.add_row(name.replace("_", " "), "-" if taken is None else f"{taken:.3f}")
     console.print(legs)
-    indexes = new_table("Indexes", "collection", "missing", "legacy", "extra", figures=("found",))
-    for state in found.indexes:
-        named = [", ".join(names) for names in (state.missing, state.legacy, state.extra)]
-        indexes.add_row(*map(shown, (state.collection, *named)), str(len(state.found)))
-    console.print(indexes)
+    if found.indexes:
+        indexes = new_table(
+            "Indexes", "collection", "missing", "legacy", "extra", figures=("found",)
+        )
+        for state in found.indexes:
+            named = [", ".join(names) for names in (state.missing, state.legacy, state.extra)]
+            indexes.add_row(*map(shown, (state.collection, *named)), str(len(state.found)))
+        console.print(indexes)
     if found.cache:
         ids = new_table(
             "Redis ids of the newest documents", "domain",

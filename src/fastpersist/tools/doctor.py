@@ -14,10 +14,11 @@ from bson import ObjectId
 from pymongo import IndexModel
 
 from ..domains import DOMAINS, Domain, Index
-from ..errors import ConfigurationError, FastPersistError, StoreError
+from ..errors import ConfigurationError, FastPersistError, StoreError, StoreUnavailableError
 from ..hot.bson import decode
 from ..services.container import Container
 from ..services.mongo import is_legacy_index, translated_errors
+from ..settings import Settings
 from .backup import RESTORE_MARK, SCRATCH, stored_collections
 from .ids import key_of
 
@@ -28,6 +29,7 @@ __all__ = [
     "IndexRepair",
     "IndexState",
     "diagnose",
+    "diagnose_without_mongo",
     "index_states",
     "repair_indexes",
 ]
@@ -109,7 +111,8 @@ class Diagnosis:
     """What the doctor saw.
 
     Attributes:
-        mongo: Version, topology, members, database and write concern of MongoDB.
+        mongo: Version, topology, members, database and write concern of MongoDB; empty if it does
+            not answer.
         redis: Version, mode, keys and memory of Redis; empty if it does not answer.
         latency_ms: Medians of several calls by what was called; None for what failed.
         clock_skew_ms: How much later the clocks of the servers are than the one here, each with
@@ -150,12 +153,34 @@ async def diagnose(container: Container, domains: Sequence[Domain]) -> Diagnosis
     found = Diagnosis()
     await _look_at_mongo(container, found)
     await _look_at_redis(container, found)
-    await _measure(container, domains, found)
+    await _measure_mongo(container, domains, found)
+    await _measure_redis(container, found)
     found.indexes = await index_states(container, domains)
     for state in found.indexes:
         _judge_indexes(state, found)
     if found.redis:
         await _look_at_ids(container, domains, found)
+    return found
+
+
+async def diagnose_without_mongo(settings: Settings, reason: StoreUnavailableError) -> Diagnosis:
+    """Look at Redis alone; `reason` tells why MongoDB is not there.
+
+    Raises:
+        StoreUnavailableError: The same `reason`, where local servers are used and none is known.
+        ConfigurationError: Redis refuses the credentials.
+    """
+    if settings.redis_url is None:
+        raise reason
+    found = Diagnosis()
+    found.problem(str(reason).removesuffix(f" ({reason.hint})"), reason.hint)
+    container = Container(settings, ensures_indexes=False)
+    try:
+        await container.redis_service.connect(settings.redis_url)
+        await _look_at_redis(container, found)
+        await _measure_redis(container, found)
+    finally:
+        await container.aclose()
     return found
 
 
@@ -279,14 +304,18 @@ def _note_skew(store: str, samples: Sequence[tuple[float, float]], found: Diagno
         )
 
 
-async def _measure(container: Container, domains: Sequence[Domain], found: Diagnosis) -> None:
-    mongo, redis = container.mongo_service, container.redis_service
+async def _measure_mongo(container: Container, domains: Sequence[Domain], found: Diagnosis) -> None:
+    mongo = container.mongo_service
     place, document_id = domains[0].collection, ObjectId()
     for domain in domains:
         raws = await mongo.find_raw(domain.collection, {})
         if raws:
             place, document_id = domain.collection, decode(raws[0])["_id"]
             break
+
+    async def ping() -> None:
+        with mongo.operation():
+            await mongo.database.command("ping")
 
     async def find() -> None:
         await mongo.find_raw(place, {"_id": document_id})
@@ -295,35 +324,40 @@ async def _measure(container: Container, domains: Sequence[Domain], found: Diagn
         with mongo.operation():
             await mongo.collection(SCRATCH).insert_one({})
 
-    async def get() -> None:
-        key = f"{container.settings.redis_prefix}fastpersist_doctor".encode()
-        await redis.run(lambda client: client.get(key))
-
-    async def ping_mongo() -> None:
-        with mongo.operation():
-            await mongo.database.command("ping")
-
-    async def ping_redis() -> None:
-        await redis.run(lambda client: client.ping())
-
     try:
-        calls: dict[str, Callable[[], Awaitable[None]]] = {
-            "mongo_ping": ping_mongo,
-            "mongo_find_by_id": find,
-            "mongo_write": write,
-            "redis_ping": ping_redis,
-            "redis_get": get,
-        }
-        for name, call in calls.items():
-            try:
-                found.latency_ms[name] = await _median_ms(call)
-            except FastPersistError as error:
-                found.latency_ms[name] = None
-                if name == "mongo_write":
-                    found.problem(f"MongoDB refuses a write: {error}")
+        await _measure(found, {"mongo_ping": ping, "mongo_find_by_id": find})
+        refusal = await _measure(found, {"mongo_write": write})
+        if refusal is not None:
+            found.problem(f"MongoDB refuses a write: {refusal}")
     finally:
         with suppress(FastPersistError), mongo.operation():
             await mongo.collection(SCRATCH).drop()
+
+
+async def _measure_redis(container: Container, found: Diagnosis) -> None:
+    redis = container.redis_service
+    key = f"{container.settings.redis_prefix}fastpersist_doctor".encode()
+
+    async def ping() -> None:
+        await redis.run(lambda client: client.ping())
+
+    async def get() -> None:
+        await redis.run(lambda client: client.get(key))
+
+    await _measure(found, {"redis_ping": ping, "redis_get": get})
+
+
+async def _measure(
+    found: Diagnosis, calls: Mapping[str, Callable[[], Awaitable[None]]]
+) -> FastPersistError | None:
+    """Note how long `calls` take, None for one that fails, and return the last failure."""
+    failure = None
+    for name, call in calls.items():
+        try:
+            found.latency_ms[name] = await _median_ms(call)
+        except FastPersistError as error:
+            found.latency_ms[name], failure = None, error
+    return failure
 
 
 async def _median_ms(call: Callable[[], Awaitable[None]]) -> float:
