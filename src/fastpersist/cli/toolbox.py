@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from .. import extra
-from ..disk import sync_directory
+from ..disk import sync_directory, sync_file
 from ..domains import DOMAINS, Domain
 from ..errors import InvalidArgumentError
 from ..own_domains import declared_domains
@@ -237,6 +237,7 @@ def unfinished_file(option: str, path: Path, *, overwrite: bool = True) -> Itera
             _check_target(option, path, overwrite)
             yield unfinished
             _check_target(option, path, overwrite)
+            sync_file(unfinished)
             unfinished.replace(target)
             sync_directory(target.parent)
         finally:
