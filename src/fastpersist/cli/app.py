@@ -190,7 +190,9 @@ def run_command(
 @click.argument("exchange")
 @click.option("--start", required=True, help="First opening time: ISO text (UTC) or ms.")
 @click.option("--end", required=True, help="The moment before which the last candle opens.")
-@click.option("--output", type=FILE, help="A .csv, .parquet or .arrow file; CSV is printed else.")
+@click.option(
+    "--output", type=FILE, help="A .csv, .csv.gz, .parquet or .arrow file; CSV is printed else."
+)
 @json_option
 @click.option("--files", type=FILE, help="Read the file family below this folder.")
 @click.option("--mongo-url", help="MongoDB; a local server by default.")
