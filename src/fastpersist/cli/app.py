@@ -17,7 +17,6 @@ from ..errors import FastPersistError
 from ..local import down as stop_servers
 from ..local import up as start_servers
 from ..runner.context import Mode
-from ..settings import Settings
 from ..times import parse_moment
 from .backup import backup_command, restore_command
 from .cache import cache_command
@@ -31,7 +30,7 @@ from .live import run_live
 from .process import run_until_interrupted
 from .report import ReportOptions, report
 from .run import RunOptions, run
-from .toolbox import json_option
+from .toolbox import folder_option, json_option, store_options
 
 __all__ = ["run_app"]
 
@@ -40,13 +39,6 @@ console = Console() if sys.stdout.isatty() else Console(width=120)
 errors = Console(stderr=True)
 
 FILE = click.Path(path_type=Path)
-folder_option = click.option(
-    "--folder",
-    type=FILE,
-    default=lambda: Settings.load().local_folder,
-    show_default="FASTPERSIST_LOCAL_FOLDER, else .fastpersist",
-    help="Where local servers keep their data.",
-)
 
 
 def _show_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
@@ -113,7 +105,7 @@ def _each(context: click.Context, parameter: click.Parameter, texts: tuple[str, 
     help="Run every strategy of the file on every symbol of CC_SYMBOL_LIST.",
 )  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Begin the run anew.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @click.option("--verbose", is_flag=True, envvar="VERBOSE", show_envvar=True, help="Log more.")
 @click.option(
     "--health-host", default="127.0.0.1", envvar="FASTPERSIST_HEALTH_HOST", show_default=True,
@@ -126,9 +118,7 @@ def _each(context: click.Context, parameter: click.Parameter, texts: tuple[str, 
 )  # fmt: skip
 @click.option("--files", type=FILE, help="Keep all state in files below this folder.")
 @click.option("--dummy", is_flag=True, help="Keep nothing.")
-@click.option("--mongo-url", help="MongoDB; a local server by default.")
-@click.option("--redis-url", help="Redis; a local server by default.")
-@folder_option
+@store_options
 def run_command(
     strategy: Path,
     more_candles: tuple[Path, ...],
@@ -195,9 +185,7 @@ def run_command(
 )
 @json_option
 @click.option("--files", type=FILE, help="Read the file family below this folder.")
-@click.option("--mongo-url", help="MongoDB; a local server by default.")
-@click.option("--redis-url", help="Redis; a local server by default.")
-@folder_option
+@store_options
 def export_candles_command(
     symbol: str,
     interval: str,
@@ -234,9 +222,7 @@ def export_candles_command(
 @click.option("--csv", type=FILE, help="Write the closed positions to this file.")
 @click.option("--html", type=FILE, help="Write one page with curves, candles and positions.")
 @click.option("--files", type=FILE, help="Read the file family below this folder.")
-@click.option("--mongo-url", help="MongoDB; a local server by default.")
-@click.option("--redis-url", help="Redis; a local server by default.")
-@folder_option
+@store_options
 def report_command(
     run_id: str | None,
     as_json: bool,

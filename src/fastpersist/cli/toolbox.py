@@ -32,6 +32,7 @@ from ..settings import Settings
 from ..tools.backup import OnProgress
 
 __all__ = [
+    "folder_option",
     "json_option",
     "known_domains",
     "named_domain",
@@ -52,16 +53,17 @@ __all__ = [
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
+folder_option = click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=lambda: Settings.load().local_folder,
+    show_default="FASTPERSIST_LOCAL_FOLDER, else .fastpersist",
+    help="Where local servers keep their data.",
+)
 _STORE_OPTIONS: Final = (
     click.option("--mongo-url", help="MongoDB; a local server by default."),
     click.option("--redis-url", help="Redis; a local server by default."),
-    click.option(
-        "--folder",
-        type=click.Path(path_type=Path),
-        default=lambda: Settings.load().local_folder,
-        show_default="FASTPERSIST_LOCAL_FOLDER, else .fastpersist",
-        help="Where local servers keep their data.",
-    ),
+    folder_option,
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
