@@ -6,8 +6,10 @@ import asyncio
 import logging
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -30,12 +32,11 @@ from .live import run_live
 from .process import run_until_interrupted
 from .report import ReportOptions, report
 from .run import RunOptions, run
-from .toolbox import folder_option, json_option, store_options
+from .toolbox import folder_option, json_option, output, store_options
 
 __all__ = ["run_app"]
 
-# What is piped has no width of its own; figures must not be cut there.
-console = Console() if sys.stdout.isatty() else Console(width=120)
+console = output(highlight=True)
 errors = Console(stderr=True)
 
 FILE = click.Path(path_type=Path)
@@ -48,7 +49,34 @@ def _show_version(context: click.Context, parameter: click.Parameter, wanted: bo
         context.exit()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _UnreadOutputError(Exception):
+    """Nobody reads the output any more, as `head` does after some lines."""
+
+
+@contextmanager
+def _unread_output_named() -> Iterator[None]:
+    # click and rich would end the command with 1, which means here that something was found.
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _UnreadOutputError from error
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):
+            raise _UnreadOutputError from end
+        raise
+
+
+class _App(click.Group):
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        with _unread_output_named():
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _unread_output_named():
+            return super().invoke(ctx)
+
+
+@click.group(cls=_App, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
     help="Show version and build.",
@@ -278,8 +306,12 @@ def run_app(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         result = app(arguments, standalone_mode=False, prog_name="fastpersist")
-        sys.stdout.flush()
+        with _unread_output_named():
+            sys.stdout.flush()
         return result if isinstance(result, int) else 0
+    except _UnreadOutputError:
+        _discard_output()
+        return 141
     except click.exceptions.Exit as leave:
         return leave.exit_code
     except click.ClickException as mistake:
@@ -295,13 +327,17 @@ def run_app(arguments: list[str]) -> int:
 
 
 def _failed(error: OSError) -> int:
-    """Say what the system refused, and let the interpreter flush nothing more into it."""
+    """Say what the system refused."""
     what = error.strerror or str(error)
-    if error.filename is not None:
-        what = f"{error.filename}: {what}"
-    if not isinstance(error, BrokenPipeError):  # who reads has gone, as `head` does
-        errors.print(f"fastpersist: {what}", highlight=False, markup=False, soft_wrap=True)
     if error.filename is None:
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 141 if isinstance(error, BrokenPipeError) else 2
+        _discard_output()
+    else:
+        what = f"{error.filename}: {what}"
+    errors.print(f"fastpersist: {what}", highlight=False, markup=False, soft_wrap=True)
+    return 2
+
+
+def _discard_output() -> None:
+    """Let the interpreter flush nothing more into what cannot take it."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

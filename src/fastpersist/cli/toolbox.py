@@ -84,9 +84,9 @@ def settings_of(mongo_url: str | None, redis_url: str | None, folder: Path) -> S
     return Settings.load(mongo_url=mongo_url, redis_url=redis_url, local_folder=folder)
 
 
-def output() -> Console:
+def output(*, highlight: bool = False) -> Console:
     """Return the console for results; what is piped has no width of its own."""
-    return Console(highlight=False) if sys.stdout.isatty() else Console(width=120, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=highlight)
 
 
 def print_json(found: Mapping[str, Any]) -> None:
