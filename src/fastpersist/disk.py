@@ -6,10 +6,23 @@ import errno
 import os
 import sys
 
-__all__ = ["BINARY", "sync_directory"]
+__all__ = ["BINARY", "sync_directory", "sync_file"]
 
 BINARY: int = getattr(os, "O_BINARY", 0)
 """A flag for ``os.open``: without it Windows turns each line feed into two bytes."""
+
+
+def sync_file(path: str | os.PathLike[str]) -> None:
+    """Return when the content of a file that was written and closed is durable.
+
+    Raises:
+        OSError: The file cannot be opened or written.
+    """
+    handle = os.open(path, os.O_RDWR | BINARY)  # Windows flushes only what may be written to
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def sync_directory(directory: str | os.PathLike[str]) -> None:

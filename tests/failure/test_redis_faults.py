@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 import fastpersist
@@ -191,6 +192,25 @@ async def test_a_map_without_redis_fails_and_names_it(place: Place) -> None:
     async with place.open(redis_url="redis://127.0.0.1:1/0") as store:
         with pytest.raises(fastpersist.StoreUnavailableError, match="redis"):
             await store.container.state_cache_service.size()
+
+
+async def test_a_call_that_fails_after_the_end_starts_no_probe(place: Place) -> None:
+    ended = asyncio.Event()
+
+    async def fail(client: Any) -> None:
+        await ended.wait()
+        raise RedisConnectionError
+
+    logger = Warnings()
+    async with place.open(logger=logger) as store:
+        service = store.container.redis_service
+        call = asyncio.ensure_future(service.run(fail))
+        await asyncio.sleep(0)
+    ended.set()
+    with pytest.raises(fastpersist.StoreUnavailableError):
+        await call
+    assert service._probe is None
+    assert logger.events == []
 
 
 async def test_a_full_redis_is_reported_once_and_heals(own_servers: LocalServers) -> None:

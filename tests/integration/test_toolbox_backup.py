@@ -27,12 +27,14 @@ from pymongo.database import Database
 from redis import Redis
 
 from conftest import Place, Servers
-from fastpersist.domains import DOMAINS
+from fastpersist import Store
+from fastpersist.domains import DOMAINS, STATE
 from fastpersist.errors import CorruptDataError
 from fastpersist.settings import Settings
 from fastpersist.tools.archive import ArchiveWriter, Manifest
 from fastpersist.tools.backup import RESTORE_MARK, back_up
 from fastpersist.tools.connection import connected
+from fastpersist.tools.dump import export_dump
 from fastpersist.tools.restore import _Merger, verify
 from toolbox_kit import Command, content, environ, fill, process
 
@@ -702,3 +704,30 @@ def test_a_killed_merge_is_repeated_with_the_same_outcome(
     assert found == {
         f"S{number}": "stored" if number % 3 == 2 else "archived" for number in range(12_000)
     }
+
+
+@pytest.mark.parametrize("tool", ["backup", "export"])
+async def test_a_tool_that_ends_early_leaves_no_cursor_open(
+    store: Store, tool: str, tmp_path: Path
+) -> None:
+    async def cursors() -> Any:
+        status = await store.container.mongo_service.client.admin.command("serverStatus")
+        return status["metrics"]["cursor"]["open"]["total"]
+
+    def stop(name: str, done: int, total: int) -> None:
+        raise KeyError("stopped")
+
+    # More than one reply of the server takes.
+    for number in range(20):
+        payload: Any = {"id": "x", "data": random.randbytes(1_000_000).hex()[:1_000_000]}
+        await store.state.write_state_data("s", str(number), payload, 0)
+    before = await cursors()
+    ended = (
+        back_up(store.container, io.BytesIO(), DOMAINS, stop)
+        if tool == "backup"
+        else export_dump(store.container, tmp_path, [STATE], on_progress=stop)
+    )
+    with pytest.raises(KeyError) as stopped:
+        await ended
+    # Whoever looks at the error keeps what it met alive.
+    assert await cursors() == before, stopped

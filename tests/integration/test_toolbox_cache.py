@@ -183,13 +183,24 @@ def test_mistakes(fastpersist: Command, arguments: list[str], message: str) -> N
 
 
 def test_a_document_whose_name_is_no_text_is_passed_over(
-    place: Place, mongo: Database[dict[str, Any]], ids: dict[str, str], fastpersist: Command
+    place: Place,
+    client: Redis,
+    mongo: Database[dict[str, Any]],
+    ids: dict[str, str],
+    fastpersist: Command,
 ) -> None:
     raw = bson.encode({"_id": ObjectId(), "symbol": "QQQQ", "strategyName": "t", "payload": {}})
     mongo["signal-items"].insert_one(RawBSONDocument(raw.replace(b"QQQQ", b"Q\xff\xfeQ")))
     warmed = fastpersist.json("cache", "warm")
     found = next(d for d in warmed["domains"] if d["domain"] == "signal")
     assert (found["documents"], found["ids"], found["without_id"]) == (2, 1, 1)
+    key = next(key for key in ids if key.startswith(f"{place.name}:signal_cache:"))
+    client.set(key, str(bson.decode(raw)["_id"]))
+    assert fastpersist.json("cache", "verify", "signal", code=1)["domains"][0]["wrong"] == {
+        "other_context": 1
+    }
+    assert fastpersist.json("cache", "verify", "signal", "--fix")["repaired"] == 1
+    assert client.get(key) == ids[key]
 
 
 def test_a_killed_warming_is_repeated(

@@ -12,9 +12,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import bson
 import click
 import pytest
 from bson import ObjectId
+from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.database import Database
@@ -44,13 +46,17 @@ def mongo(place: Place) -> Iterator[Database[dict[str, Any]]]:
         yield client[place.name]
 
 
-@pytest.fixture
-def filled(place: Place) -> None:
+def fill_store(place: Place) -> None:
     async def run() -> None:
         async with place.open() as store:
             await fill(store)
 
     asyncio.run(run())
+
+
+@pytest.fixture
+def filled(place: Place) -> None:
+    fill_store(place)
 
 
 @pytest.fixture
@@ -102,6 +108,22 @@ def test_a_healthy_store_has_no_problem(
     code, out, err = fastpersist("doctor")
     assert (code, err) == (0, "")
     assert "no problem was found" in out
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_row_that_is_no_utf8_does_not_keep_the_doctor_from_looking(
+    place: Place, mongo: Database[dict[str, Any]], fastpersist: Command, is_alone: bool
+) -> None:
+    if not is_alone:
+        fill_store(place)
+    sound = fastpersist.json("doctor", "--fix")
+    for collection in ("candle-items", "signal-items"):
+        names = {"symbol": "QQQQ", "strategyName": "t", "exchangeName": "e", "interval": "1m"}
+        raw = bson.encode({"_id": ObjectId(), **names, "timestamp": 60_000})
+        mongo[collection].insert_one(RawBSONDocument(raw.replace(b"QQQQ", b"Q\xff\xfeQ")))
+    found = fastpersist.json("doctor")
+    assert found["cache"] == sound["cache"]
+    assert found["findings"] == sound["findings"]
 
 
 def test_missing_indexes_are_named_and_made(

@@ -711,3 +711,17 @@ def test_who_reads_no_more_hears_nothing_further() -> None:
     command = ["sh", "-c", '"$0" -m fastpersist run --help | head -1', sys.executable]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1)
+
+
+@pytest.mark.parametrize("arguments", [["report", "--files", "dump"], ["--help"], ["run", "-h"]])
+def test_what_nobody_reads_is_no_finding(tmp_path: Path, arguments: list[str]) -> None:
+    command = subprocess.Popen(
+        [sys.executable, "-m", "fastpersist", *arguments],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert command.stdout is not None
+    assert command.stderr is not None
+    command.stdout.close()
+    with command.stderr:
+        assert command.stderr.read() == ""
+    assert command.wait(60) == 141

@@ -13,6 +13,7 @@ from fastpersist.adapters.files import FilesBackend
 from fastpersist.cli import main
 from fastpersist.errors import InvalidArgumentError
 from fastpersist.registry import Registries
+from fastpersist.runner import read_candle_file
 from fastpersist.times import parse_moment
 
 START = 1_735_689_600_000
@@ -55,25 +56,34 @@ def test_csv_goes_to_standard_output(dump: Path, capsys: pytest.CaptureFixture[s
     assert err == "3 candles of BTCUSDT 1m binance, 2 missing\n"
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet", "arrow"])
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz", "CSV.GZ", "parquet", "arrow"])
 def test_files_hold_the_same_candles(dump: Path, tmp_path: Path, suffix: str) -> None:
     output = tmp_path / f"out.{suffix}"
     assert export(dump, *RANGE, "--output", str(output)) == 0
     readers: dict[str, Any] = {
         "csv": polars.read_csv,
+        "csv.gz": polars.read_csv,
         "parquet": polars.read_parquet,
         "arrow": polars.read_ipc,
     }
-    data = readers[suffix](output)
+    data = readers[suffix.lower()](output)
     assert data["close"].to_list() == [row["close"] for row in ROWS]
     assert data["timestamp"].cast(polars.Int64).to_list() == [row["timestamp"] for row in ROWS]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert read_candle_file(output, "BTCUSDT").candles == ROWS
+
+
+def test_the_same_candles_make_the_same_file(dump: Path, tmp_path: Path) -> None:
+    files = [tmp_path / "first.csv.gz", tmp_path / "second.csv.gz"]
+    for file in files:
+        assert export(dump, *RANGE, "--output", str(file)) == 0
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((*RANGE, "--output", "out.xlsx"), "output: must end in .csv, .parquet, .arrow"),
+        ((*RANGE, "--output", "out.xlsx"), "output: must end in .csv, .csv.gz, .parquet, .arrow"),
         (("--start", "soon", "--end", "2025-01-02"), "start: not a time: 'soon'"),
         (("--start", "2025-01-02", "--end", "2025-01-01"), "lies before the start"),
         ((*RANGE, "--output", "no/such/folder/out.csv"), "no/such/folder/out.csv: No such file"),

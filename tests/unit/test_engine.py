@@ -1127,6 +1127,18 @@ async def test_what_was_written_does_not_change_with_its_object(place: Place) ->
     await place.run(Scripted({0: change, 1: check}), bars(QUIET, QUIET))
 
 
+async def test_a_measured_result_is_the_same_at_first_and_when_it_is_read(place: Place) -> None:
+    async def measure(ctx: Context) -> None:
+        result: Any = await ctx.measure("m").call("k", lambda: {"levels": (1, 2)})
+        seen.append(result)
+        assert result == {"levels": [1, 2]}
+        result["levels"].append(3)  # the strategy's own copy
+
+    seen: list[Any] = []
+    await place.run(Scripted({0: measure, 1: measure}), bars(QUIET, QUIET))
+    assert len(seen) == 2
+
+
 class Curious(Strategy):
     """Tries to see what has not happened yet."""
 

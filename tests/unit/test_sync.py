@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,21 @@ def test_call_from_the_loop_itself_is_refused(files: fp.Registries) -> None:
     with pytest.raises(fp.EventLoopError, match="synchronous call"):
         fp.run(careless)
     assert files.signal.read_signal_data(*CONTEXT) is None
+
+
+def test_a_store_is_not_closed_from_the_loop_itself(tmp_path: Path) -> None:
+    async def careless(close: Callable[[], None]) -> None:
+        close()
+
+    installed = fp.setup(local_folder=tmp_path)
+    store = fp.open(local_folder=tmp_path)
+    for close in (store.close, fp.shutdown):
+        with pytest.raises(fp.EventLoopError, match="synchronous call"):
+            fp.run(careless, close)
+    assert set(_thread._thread.stores) == {installed.asynchronous, store.asynchronous}
+    store.close()
+    fp.shutdown()
+    assert not _thread._thread.stores
 
 
 def test_adapter_of_ones_own_is_async(files: fp.Registries) -> None:

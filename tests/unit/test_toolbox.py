@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from datetime import datetime, timezone
+from pathlib import Path
 
 import pytest
 from bson import Decimal128, ObjectId
 
-from fastpersist.cli.toolbox import plain, printable, redacted, shown
+from fastpersist.cli.toolbox import plain, printable, redacted, shown, unfinished_file
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,23 @@ def test_texts_cannot_move_the_cursor(text: str, expected: str) -> None:
 
 def test_markup_of_stored_texts_is_none() -> None:
     assert shown("[red]x[/]") == r"\[red]x\[/]"
+
+
+def test_a_file_is_durable_before_it_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report.html"
+    synced: list[tuple[str, bool]] = []
+
+    def note(handle: int) -> None:
+        name = "folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file"
+        synced.append((name, path.exists()))
+
+    monkeypatch.setattr("os.fsync", note)
+    with unfinished_file("html", path) as unfinished:
+        unfinished.write_text("whole")
+    assert path.read_text() == "whole"
+    assert synced == [("file", False), ("folder", True)]
 
 
 def test_values_become_json() -> None:

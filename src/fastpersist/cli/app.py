@@ -6,8 +6,10 @@ import asyncio
 import logging
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -17,7 +19,6 @@ from ..errors import FastPersistError
 from ..local import down as stop_servers
 from ..local import up as start_servers
 from ..runner.context import Mode
-from ..settings import Settings
 from ..times import parse_moment
 from .backup import backup_command, restore_command
 from .cache import cache_command
@@ -31,22 +32,14 @@ from .live import run_live
 from .process import run_until_interrupted
 from .report import ReportOptions, report
 from .run import RunOptions, run
-from .toolbox import json_option
+from .toolbox import folder_option, json_option, output, store_options
 
 __all__ = ["run_app"]
 
-# What is piped has no width of its own; figures must not be cut there.
-console = Console() if sys.stdout.isatty() else Console(width=120)
+console = output(highlight=True)
 errors = Console(stderr=True)
 
 FILE = click.Path(path_type=Path)
-folder_option = click.option(
-    "--folder",
-    type=FILE,
-    default=lambda: Settings.load().local_folder,
-    show_default="FASTPERSIST_LOCAL_FOLDER, else .fastpersist",
-    help="Where local servers keep their data.",
-)
 
 
 def _show_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
@@ -56,7 +49,34 @@ def _show_version(context: click.Context, parameter: click.Parameter, wanted: bo
         context.exit()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _UnreadOutputError(Exception):
+    """Nobody reads the output any more, as `head` does after some lines."""
+
+
+@contextmanager
+def _unread_output_named() -> Iterator[None]:
+    # click and rich would end the command with 1, which means here that something was found.
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _UnreadOutputError from error
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):
+            raise _UnreadOutputError from end
+        raise
+
+
+class _App(click.Group):
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        with _unread_output_named():
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _unread_output_named():
+            return super().invoke(ctx)
+
+
+@click.group(cls=_App, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
     help="Show version and build.",
@@ -113,7 +133,7 @@ def _each(context: click.Context, parameter: click.Parameter, texts: tuple[str, 
     help="Run every strategy of the file on every symbol of CC_SYMBOL_LIST.",
 )  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Begin the run anew.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @click.option("--verbose", is_flag=True, envvar="VERBOSE", show_envvar=True, help="Log more.")
 @click.option(
     "--health-host", default="127.0.0.1", envvar="FASTPERSIST_HEALTH_HOST", show_default=True,
@@ -126,9 +146,7 @@ def _each(context: click.Context, parameter: click.Parameter, texts: tuple[str, 
 )  # fmt: skip
 @click.option("--files", type=FILE, help="Keep all state in files below this folder.")
 @click.option("--dummy", is_flag=True, help="Keep nothing.")
-@click.option("--mongo-url", help="MongoDB; a local server by default.")
-@click.option("--redis-url", help="Redis; a local server by default.")
-@folder_option
+@store_options
 def run_command(
     strategy: Path,
     more_candles: tuple[Path, ...],
@@ -190,12 +208,12 @@ def run_command(
 @click.argument("exchange")
 @click.option("--start", required=True, help="First opening time: ISO text (UTC) or ms.")
 @click.option("--end", required=True, help="The moment before which the last candle opens.")
-@click.option("--output", type=FILE, help="A .csv, .parquet or .arrow file; CSV is printed else.")
+@click.option(
+    "--output", type=FILE, help="A .csv, .csv.gz, .parquet or .arrow file; CSV is printed else."
+)
 @json_option
 @click.option("--files", type=FILE, help="Read the file family below this folder.")
-@click.option("--mongo-url", help="MongoDB; a local server by default.")
-@click.option("--redis-url", help="Redis; a local server by default.")
-@folder_option
+@store_options
 def export_candles_command(
     symbol: str,
     interval: str,
@@ -232,9 +250,7 @@ def export_candles_command(
 @click.option("--csv", type=FILE, help="Write the closed positions to this file.")
 @click.option("--html", type=FILE, help="Write one page with curves, candles and positions.")
 @click.option("--files", type=FILE, help="Read the file family below this folder.")
-@click.option("--mongo-url", help="MongoDB; a local server by default.")
-@click.option("--redis-url", help="Redis; a local server by default.")
-@folder_option
+@store_options
 def report_command(
     run_id: str | None,
     as_json: bool,
@@ -290,8 +306,12 @@ def run_app(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         result = app(arguments, standalone_mode=False, prog_name="fastpersist")
-        sys.stdout.flush()
+        with _unread_output_named():
+            sys.stdout.flush()
         return result if isinstance(result, int) else 0
+    except _UnreadOutputError:
+        _discard_output()
+        return 141
     except click.exceptions.Exit as leave:
         return leave.exit_code
     except click.ClickException as mistake:
@@ -307,13 +327,17 @@ def run_app(arguments: list[str]) -> int:
 
 
 def _failed(error: OSError) -> int:
-    """Say what the system refused, and let the interpreter flush nothing more into it."""
+    """Say what the system refused."""
     what = error.strerror or str(error)
-    if error.filename is not None:
-        what = f"{error.filename}: {what}"
-    if not isinstance(error, BrokenPipeError):  # who reads has gone, as `head` does
-        errors.print(f"fastpersist: {what}", highlight=False, markup=False, soft_wrap=True)
     if error.filename is None:
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 141 if isinstance(error, BrokenPipeError) else 2
+        _discard_output()
+    else:
+        what = f"{error.filename}: {what}"
+    errors.print(f"fastpersist: {what}", highlight=False, markup=False, soft_wrap=True)
+    return 2
+
+
+def _discard_output() -> None:
+    """Let the interpreter flush nothing more into what cannot take it."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

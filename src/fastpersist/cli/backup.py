@@ -135,8 +135,6 @@ def _new_archive(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
         handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o600)
         with open(handle, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
 
 
 def _show_backup(found: Backup, path: Path, as_json: bool, seconds: float) -> None:

@@ -1,12 +1,14 @@
-"""The `export-candles` command: stored candles as CSV, Parquet or Arrow."""
+"""The `export-candles` command: stored candles as CSV, plain or gzipped, Parquet or Arrow."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -87,10 +89,12 @@ def _writer(output: Path | None) -> Callable[[CandleFrame], None]:
         return lambda frame: _write_csv(frame, sys.stdout)
     kinds: Final[dict[str, Callable[[CandleFrame, Path], None]]] = {
         ".csv": _save_csv,
+        ".csv.gz": _save_packed_csv,
         ".parquet": _save_parquet,
         ".arrow": _save_arrow,
     }
-    save = kinds.get(output.suffix)
+    name = output.name.lower()
+    save = next((save for ending, save in kinds.items() if name.endswith(ending)), None)
     if save is None:
         raise InvalidArgumentError("output", f"must end in {', '.join(kinds)}, got {output.name!r}")
     return lambda frame: save(frame, output)
@@ -106,6 +110,17 @@ def _write_csv(frame: CandleFrame, file: TextIO) -> None:
 def _save_csv(frame: CandleFrame, path: Path) -> None:
     with unfinished_file("output", path) as unfinished, unfinished.open("w", newline="") as file:
         _write_csv(frame, file)
+
+
+def _save_packed_csv(frame: CandleFrame, path: Path) -> None:
+    with (
+        unfinished_file("output", path) as unfinished,
+        unfinished.open("wb") as file,
+        # Without name and date the same candles make the same file.
+        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
+        TextIOWrapper(packed, encoding="utf-8", newline="") as text,
+    ):
+        _write_csv(frame, text)
 
 
 def _save_parquet(frame: CandleFrame, path: Path) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -142,13 +141,8 @@ def tail_command(
     """
     query = _query(domain, context, where, None, max(limit, 1))
     settings = settings_of(mongo_url, redis_url, folder)
-    try:
+    with suppress(asyncio.CancelledError):
         run_until_interrupted(_show_changes(settings, query, limit, patience, as_json))
-    except asyncio.CancelledError:
-        pass
-    except BrokenPipeError:
-        # Who reads has gone, as `head` does; the interpreter must not flush into it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from .. import extra
-from ..disk import sync_directory
+from ..disk import sync_directory, sync_file
 from ..domains import DOMAINS, Domain
 from ..errors import InvalidArgumentError
 from ..own_domains import declared_domains
@@ -32,6 +32,7 @@ from ..settings import Settings
 from ..tools.backup import OnProgress
 
 __all__ = [
+    "folder_option",
     "json_option",
     "known_domains",
     "named_domain",
@@ -52,16 +53,17 @@ __all__ = [
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
+folder_option = click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=lambda: Settings.load().local_folder,
+    show_default="FASTPERSIST_LOCAL_FOLDER, else .fastpersist",
+    help="Where local servers keep their data.",
+)
 _STORE_OPTIONS: Final = (
     click.option("--mongo-url", help="MongoDB; a local server by default."),
     click.option("--redis-url", help="Redis; a local server by default."),
-    click.option(
-        "--folder",
-        type=click.Path(path_type=Path),
-        default=lambda: Settings.load().local_folder,
-        show_default="FASTPERSIST_LOCAL_FOLDER, else .fastpersist",
-        help="Where local servers keep their data.",
-    ),
+    folder_option,
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -82,9 +84,9 @@ def settings_of(mongo_url: str | None, redis_url: str | None, folder: Path) -> S
     return Settings.load(mongo_url=mongo_url, redis_url=redis_url, local_folder=folder)
 
 
-def output() -> Console:
+def output(*, highlight: bool = False) -> Console:
     """Return the console for results; what is piped has no width of its own."""
-    return Console(highlight=False) if sys.stdout.isatty() else Console(width=120, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=highlight)
 
 
 def print_json(found: Mapping[str, Any]) -> None:
@@ -237,6 +239,7 @@ def unfinished_file(option: str, path: Path, *, overwrite: bool = True) -> Itera
             _check_target(option, path, overwrite)
             yield unfinished
             _check_target(option, path, overwrite)
+            sync_file(unfinished)
             unfinished.replace(target)
             sync_directory(target.parent)
         finally:

@@ -199,7 +199,9 @@ def _smallest_distance(path: Path, moments: Sequence[int], lines: Sequence[int])
 
 def _csv_rows(path: Path, data: bytes, is_growing: bool) -> Iterator[_Row]:
     packed = BytesIO(data)
-    source = cast(BinaryIO, gzip.GzipFile(fileobj=packed) if path.suffix == ".gz" else packed)
+    source = cast(
+        BinaryIO, gzip.GzipFile(fileobj=packed) if path.suffix.lower() == ".gz" else packed
+    )
     try:
         with TextIOWrapper(source, encoding="utf-8-sig", newline="") as text:
             reader = csv.reader(_whole_lines(text) if is_growing else text)

@@ -134,7 +134,10 @@ class _Measure:
         self._bucket = f"{bucket}_{context.scope}"
 
     async def call(self, key: str, function: Callable[[], T | Awaitable[T]]) -> T:
-        """Return the stored result of `key`, or call `function` and store what it answers."""
+        """Return the stored result of `key`, or call `function` and store what it answers.
+
+        The result comes back as a store gives it, the first time too: a tuple as a list, say.
+        """
         where = (self._bucket, key)
         found = await self._context.journal.read("measure", "read_measure_data", *where)
         if found is not None:
@@ -147,7 +150,8 @@ class _Measure:
             key=where, value=entry,
         )  # fmt: skip
         await self._context.journal.flush()
-        return cast(T, result)
+        # As a later call finds it, and apart from what is still to be written.
+        return cast(T, storable(kept, ""))
 
 
 class _Interval:

@@ -29,7 +29,6 @@ _MOST_WRITES: Final = 1_000
 _MOST_BYTES: Final = 2 * 1024 * 1024
 _MOST_SECONDS: Final = 1.0
 _KEPT: Final = 10_000
-_OWN_ROW_BYTES: Final = 1_500
 _BARS_PER_TURN: Final = 16
 # Buckets of a run of their own, so that what is not listed is not there.
 _RUN_BUCKETS: Final = ("measure", "interval")
@@ -122,16 +121,12 @@ class Journal:
         """
         bar = self._bar
         place = (domain, *arguments[:places])
-        bar.values[place] = {
-            "domain": domain,
-            "method": method,
-            "arguments": list(arguments),
-        }
+        call = {"domain": domain, "method": method, "arguments": list(arguments)}
+        bar.values[place] = call
         bar.count += 1
-        bar.size += _OWN_ROW_BYTES
+        bar.size += normalise(call)[1]
         if key:
             bar.seen[domain, key] = value
-            bar.size += normalise(value)[1]
 
     def write_row(self, domain: str, method: str, *context: Any, row: dict[str, Any]) -> None:
         """Collect a row of a list; rows are written together."""
@@ -139,7 +134,7 @@ class Journal:
         rows.pop(row["id"], None)
         rows[row["id"]] = row
         self._bar.count += 1
-        self._bar.size += _OWN_ROW_BYTES
+        self._bar.size += normalise(row)[1]
 
     async def read(self, domain: str, method: str, *key: Any) -> Any:
         """Return what this run wrote under `key`, else what the adapter answers."""
@@ -253,6 +248,8 @@ class Journal:
                 keys.add(key[-1])
             if domain == "memory" and (kept := self._memories.get(key[:-1])) is not None:
                 kept[key[-1]] = self._travelling.seen[domain, key]
+                if len(kept) > _KEPT:
+                    del self._memories[key[:-1]]
         self._travelling = _Batch()
 
     async def _record(self, state: dict[str, Any], when: int) -> None:

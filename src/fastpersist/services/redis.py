@@ -285,7 +285,8 @@ class RedisService:
         self._open_circuit(error)
 
     def _open_circuit(self, error: BaseException) -> None:
-        if self._probe is None:
+        # A call that fails after the end leaves nothing to come back to.
+        if self._probe is None and self._client is not None:
             self._logger.warn(
                 "redis is unavailable, going on with MongoDB", reason=type(error).__name__
             )

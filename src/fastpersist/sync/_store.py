@@ -13,7 +13,7 @@ from ..settings import SettingsArguments
 from ..store import StoreHealth
 from ._own_domains import EntryDomain, ListDomain, ValueDomain
 from ._registry import Registries
-from ._thread import keep, release, run
+from ._thread import keep, refuse_own_thread, release, run
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -91,6 +91,7 @@ class Store(Registries):
 
         Calls of other threads that are under way end first. After the last store the loop ends.
         """
+        refuse_own_thread()
         try:
             run(self.asynchronous.aclose)
         finally:
@@ -151,6 +152,7 @@ def setup(*, logger: Any | None = None, **settings: Unpack[SettingsArguments]) -
 
 def shutdown() -> None:
     """Close every store that :func:`setup` installed and go back to the files family."""
+    refuse_own_thread()
     installed, _installed[:] = _installed[:], []
     try:
         run(asynchronous.shutdown)

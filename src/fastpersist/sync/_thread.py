@@ -22,7 +22,7 @@ from ..errors import ClosedError, EventLoopError
 from ..local import servers as _servers  # noqa: F401  # its handler at exit is the earlier one
 from ..store import Store
 
-__all__ = ["iterate", "keep", "release", "run"]
+__all__ = ["iterate", "keep", "refuse_own_thread", "release", "run"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -157,6 +157,19 @@ class _LoopThread:
         """The loop that takes calls, if there is one."""
         return self._current[0] if self._current is not None else None
 
+    def refuse_own_thread(self) -> None:
+        """Refuse a call of the loop's own thread, which would wait for itself.
+
+        Raises:
+            EventLoopError: It is one.
+        """
+        current = self._current
+        if current is not None and current[1].ident == threading.get_ident():
+            raise EventLoopError(
+                "a synchronous call in the thread of the loop that performs it",
+                hint="await the adapter of fastpersist there",
+            )
+
     def submit(self, call: _Call[Any]) -> None:
         """Have `call` performed.
 
@@ -172,12 +185,8 @@ class _LoopThread:
                         raise ClosedError("the interpreter is exiting")
                     return  # a daemon thread, which waits for its end
                 current = self._start()
-            loop, thread = current
-            if thread.ident == threading.get_ident():
-                raise EventLoopError(
-                    "a synchronous call in the thread of the loop that performs it",
-                    hint="await the adapter of fastpersist there",
-                )
+            loop, _ = current
+            self.refuse_own_thread()
             call.loop = loop
             # The new task copies the context that it is made in: the caller's.
             loop.call_soon_threadsafe(call.start, context=copy_context())
@@ -344,6 +353,15 @@ def iterate(
                 raise stream.error
     finally:
         stream.close()
+
+
+def refuse_own_thread() -> None:
+    """Refuse to go on in the loop's own thread, before anything is given up that needs the loop.
+
+    Raises:
+        EventLoopError: This is that thread.
+    """
+    _thread.refuse_own_thread()
 
 
 def keep(store: Store) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
@@ -136,9 +136,10 @@ async def _back_up(
         entry = writer.begin(name, domain.name if domain else None, indexes)
         with container.mongo_service.operation():
             total = await container.mongo_service.collection(name).estimated_document_count()
-        async for part in _Parts(container, name, at):
-            await asyncio.to_thread(writer.part, part)
-            on_progress(name, entry.documents, max(total, entry.documents))
+        async with aclosing(_parts(container, name, at)) as parts:
+            async for part in parts:
+                await asyncio.to_thread(writer.part, part)
+                on_progress(name, entry.documents, max(total, entry.documents))
     writer.end()
     manifest = Manifest(
         database=container.mongo_service.database.name,
@@ -167,22 +168,20 @@ async def _indexes(container: Container, name: str) -> tuple[list[dict[str, Any]
     return plain, others
 
 
-class _Parts:
-    """The documents of a collection, in the order of ``_id``, in parts of the archive."""
-
-    def __init__(self, container: Container, name: str, at: Timestamp | None) -> None:
-        self._batches = container.mongo_service.raw_batches(name, {}, sort=[("_id", 1)], at=at)
-
-    async def __aiter__(self) -> Any:
-        part: list[bytes] = []
-        size = 0
-        async with aclosing(self._batches):
-            async for batch in self._batches:
-                for document in batch:
-                    part.append(document)
-                    size += len(document)
-                    if size >= PART_BYTES:
-                        yield part
-                        part, size = [], 0
-        if part:
-            yield part
+async def _parts(
+    container: Container, name: str, at: Timestamp | None
+) -> AsyncGenerator[list[bytes], None]:
+    """Yield the documents of a collection, in the order of ``_id``, in parts of the archive."""
+    batches = container.mongo_service.raw_batches(name, {}, sort=[("_id", 1)], at=at)
+    part: list[bytes] = []
+    size = 0
+    async with aclosing(batches):
+        async for batch in batches:
+            for document in batch:
+                part.append(document)
+                size += len(document)
+                if size >= PART_BYTES:
+                    yield part
+                    part, size = [], 0
+    if part:
+        yield part

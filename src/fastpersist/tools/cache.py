@@ -11,12 +11,10 @@ from typing import Any, Final, Literal
 from bson import ObjectId
 
 from ..domains import Domain, Shape
-from ..errors import CorruptDataError
-from ..hot.bson import decode
 from ..services.cache import HEX_ID, IdCacheService
 from ..services.container import Container
 from .backup import OnProgress
-from .ids import context_of, key_of, patiently
+from .ids import context_of, decoded, key_of, patiently
 
 __all__ = ["Fault", "Verification", "Warmed", "WrongId", "clear", "verify", "warm"]
 
@@ -133,11 +131,7 @@ async def _warm(
     ids: dict[bytes, bytes] = {}
     result.documents += len(raws)
     for raw in raws:
-        try:
-            document = decode(raw)
-        except CorruptDataError:  # a text that is no UTF-8 is no name
-            result.without_id += 1
-            continue
+        document = decoded(raw)
         key = key_of(cache, domain, document)
         if key is None or not isinstance(document.get("_id"), ObjectId):
             result.without_id += 1
@@ -247,7 +241,7 @@ async def _documents(
     found = await container.mongo_service.find_all_raw(
         domain.collection, {"_id": {"$in": wanted}}, dict.fromkeys(domain.key_names, 1)
     )
-    return {document["_id"]: document for document in map(decode, found)}
+    return {document["_id"]: document for document in map(decoded, found)}
 
 
 async def _strangers(
@@ -278,7 +272,7 @@ async def _repair(
             {"$or": asked[start : start + 100]},
             dict.fromkeys(domain.key_names, 1),
         )
-        for document in map(decode, found):
+        for document in map(decoded, found):
             key = key_of(cache, domain, document)
             if key in contexts and isinstance(document["_id"], ObjectId):
                 right[key] = str(document["_id"]).encode()

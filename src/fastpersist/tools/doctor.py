@@ -20,7 +20,7 @@ from ..services.container import Container
 from ..services.mongo import is_legacy_index, translated_errors
 from ..settings import Settings
 from .backup import RESTORE_MARK, SCRATCH, stored_collections
-from .ids import key_of
+from .ids import decoded, key_of
 
 __all__ = [
     "CacheSample",
@@ -308,7 +308,7 @@ async def _measure_mongo(container: Container, domains: Sequence[Domain], found:
     mongo = container.mongo_service
     place, document_id = domains[0].collection, ObjectId()
     for domain in domains:
-        raws = await mongo.find_raw(domain.collection, {})
+        raws = await mongo.find_all_raw(domain.collection, {}, {"_id": 1}, limit=1)
         if raws:
             place, document_id = domain.collection, decode(raws[0])["_id"]
             break
@@ -461,7 +461,7 @@ async def _sample(container: Container, domain: Domain, sample: CacheSample) -> 
         domain.collection, {}, fields, sort=[("_id", -1)], limit=_SAMPLE
     )
     by_key = {}
-    for document in map(decode, raws):
+    for document in map(decoded, raws):
         key = key_of(cache, domain, document)
         if key is not None and isinstance(document["_id"], ObjectId):
             by_key[key] = document["_id"]
@@ -480,8 +480,8 @@ async def _sample(container: Container, domain: Domain, sample: CacheSample) -> 
         # Two contexts may share a key, so that the id of either is right.
         text = value.decode("utf-8", "replace")
         query = {"_id": ObjectId(text)} if ObjectId.is_valid(text) else None
-        found = await mongo.find_raw(domain.collection, query) if query else []
-        if found and key_of(cache, domain, decode(found[0])) == key:
+        found = await mongo.find_all_raw(domain.collection, query, fields) if query else []
+        if found and key_of(cache, domain, decoded(found[0])) == key:
             sample.cached += 1
             continue
         sample.wrong_ids += 1

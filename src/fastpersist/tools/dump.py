@@ -748,14 +748,15 @@ async def export_dump(
         owners: dict[str, Key] = {}
         done = 0
         batches = mongo.raw_batches(domain.collection, {}, sort=[("_id", 1)], at=at)
-        async for raws in batches:
-            # The server sends ten thousands at once; an interrupt does not wait for all of them.
-            for start in range(0, len(raws), _BATCH):
-                some = raws[start : start + _BATCH]
-                documents = _read_documents(some, domain, mongo.converts_doubles, report)
-                await _export(backend, folder, domain, documents, owners, overwrite, report)
-                done += len(some)
-                on_progress(domain.name, done, total)
+        async with aclosing(batches):
+            async for raws in batches:
+                # The server sends ten thousands at once; an interrupt waits for a few of them.
+                for start in range(0, len(raws), _BATCH):
+                    some = raws[start : start + _BATCH]
+                    documents = _read_documents(some, domain, mongo.converts_doubles, report)
+                    await _export(backend, folder, domain, documents, owners, overwrite, report)
+                    done += len(some)
+                    on_progress(domain.name, done, total)
     return report
 
 

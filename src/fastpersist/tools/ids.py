@@ -7,11 +7,15 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
-from ..domains import Domain
-from ..errors import InvalidArgumentError, StoreUnavailableError
-from ..services.cache import IdCacheService
+import bson
 
-__all__ = ["context_of", "key_of", "patiently"]
+from ..domains import Domain
+from ..errors import CorruptDataError, InvalidArgumentError, StoreUnavailableError
+from ..hot.bson import decode
+from ..services.cache import IdCacheService
+from ..services.mongo import LENIENT
+
+__all__ = ["context_of", "decoded", "key_of", "patiently"]
 
 T = TypeVar("T")
 
@@ -23,6 +27,17 @@ _READERS: Final[Mapping[str, Callable[[str], Any]]] = {
 }
 _PATIENCE_SECONDS: Final = 5.0
 _FIRST_PAUSE: Final = 0.05
+
+
+def decoded(raw: bytes) -> dict[str, Any]:
+    """Return the fields of a document; its ``_id`` alone if a text in it is no UTF-8.
+
+    Such a text is no name of a context, so the document has no key either.
+    """
+    try:
+        return decode(raw)
+    except CorruptDataError:
+        return {"_id": bson.decode(raw, LENIENT)["_id"]}
 
 
 def key_of(cache: IdCacheService, domain: Domain, document: Mapping[str, Any]) -> bytes | None:
