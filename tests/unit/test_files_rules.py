@@ -245,6 +245,26 @@ async def test_a_file_that_breaks_later_raises_until_it_is_written(
     assert (path.parent / ".corrupt/m.json").read_bytes() == b'{"data"'
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes in folders")
+async def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(
+    family: Registries, folder: Path
+) -> None:
+    await family.memory.write_memory_data("s", "b", "m", {"data": {}}, WHEN)
+    path = folder / "memory/s/b/m.json"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(CorruptDataError, match="is not JSON"):
+        await family.memory.read_memory_data("s", "b", "m")
+    writer = os.open(path, os.O_RDWR)  # somebody who may still write
+    with pytest.raises(CorruptDataError, match="is not JSON"):
+        await family.memory.read_memory_data("s", "b", "m")
+    os.close(writer)
+    await family.memory.write_memory_data("s", "b", "m", {"data": {"again": 1}}, WHEN)
+    found = await family.memory.read_memory_data("s", "b", "m")
+    assert found is not None
+    assert found["data"] == {"again": 1}
+
+
 @pytest.mark.parametrize("text", [b"5", b'"x"', b"[]"])
 async def test_json_of_the_wrong_shape_is_named(
     family: Registries, folder: Path, text: bytes

@@ -63,7 +63,7 @@ _BATCH: Final = 64
 LONGEST_TEXT: Final = 6 * 16 * 1024 * 1024
 """Most bytes that a row has as JSON: MongoDB takes 16 MiB, and a control character, one byte there,
 is written as ``\\u0001``."""
-_NEVER_WAITS: Final[int] = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+_AT_ONCE: Final[int] = getattr(os, "O_NONBLOCK", 0)
 _CANDLE_FIELDS: Final = ("timestamp", "open", "high", "low", "close", "volume")
 _NOT_JSON: Final = object()
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
@@ -657,7 +657,7 @@ def _read_regular(path: str, name: str) -> bytes:
     if not stat.S_ISREG(os.lstat(path).st_mode):
         raise CorruptDataError(name, "is no regular file")
     # What has been put in its place since then must neither be waited for nor be followed.
-    handle = os.open(path, os.O_RDONLY | BINARY | _NEVER_WAITS)
+    handle = os.open(path, os.O_RDONLY | BINARY | _AT_ONCE | getattr(os, "O_NOFOLLOW", 0))
     with open(handle, "rb") as file:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
@@ -747,10 +747,15 @@ def _store_errors(path: str) -> Iterator[None]:
 def _read(path: str) -> bytes | None:
     with _store_errors(path):
         try:
-            with open(path, "rb") as file:
-                return file.read()
+            with open(path, "rb", opener=_open_at_once) as file:
+                return file.read() or b""
         except FileNotFoundError:
             return None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # A pipe that stands where a file should would be waited for.
+    return os.open(path, flags | _AT_ONCE)
 
 
 def _parsed(text: bytes) -> Any:
