@@ -138,9 +138,14 @@ def write_until_interrupted(store: fp.Store) -> None:
 
 def test_signal_interrupts_a_call(store: fp.Store) -> None:
     """The call is cancelled, Ctrl-C arrives where the caller is, and later calls work."""
-    for _ in range(20):
-        with pytest.raises(KeyboardInterrupt):
-            write_until_interrupted(store)
+    # Whoever started the tests may have had it ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for _ in range(20):
+            with pytest.raises(KeyboardInterrupt):
+                write_until_interrupted(store)
+    finally:
+        signal.signal(signal.SIGINT, before)
     store.signal.write_signal_data(*CONTEXT, {"id": "b"})
     found = store.signal.read_signal_data(*CONTEXT)
     assert found is not None
@@ -153,17 +158,18 @@ def test_handler_of_a_signal_may_call(store: fp.Store) -> None:
     def handle(*_: object) -> None:
         store.signal.write_signal_data(*CONTEXT, {"id": "handler"})
         calls.append(1)
+        # Only now: a write may take longer than that, and handlers would pile up.
+        if len(calls) < 50:
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
 
     previous = signal.signal(signal.SIGALRM, handle)
-    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
     try:
-        end = time.monotonic() + 1
-        while time.monotonic() < end:
+        while len(calls) < 50:
             store.signal.read_signal_data(*CONTEXT)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
-    assert calls
 
 
 def sockets() -> set[str]:
@@ -184,7 +190,7 @@ def in_fork(work: Callable[[], str]) -> str:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        signal.alarm(60)
+        signal.alarm(120)
         try:
             text = work()
         except BaseException as error:
@@ -268,8 +274,8 @@ def test_multiprocessing_fork(store: fp.Store, place: Place) -> None:
     queue = context.Queue()
     process = context.Process(target=child, args=(place.settings, queue))
     process.start()
-    assert queue.get(timeout=60)["id"] == "parent"
-    process.join(60)
+    assert queue.get(timeout=120)["id"] == "parent"
+    process.join(120)
     assert process.exitcode == 0
 
 
@@ -289,7 +295,7 @@ def ended(place: Place, program: str, *, code: int = 0) -> float:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     end = time.time()
     assert done.stderr == ""
