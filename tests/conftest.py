@@ -32,6 +32,13 @@ _OF_THE_RUNNER = (
 )  # fmt: skip
 
 
+# A loaded machine is no slow server; what happens with one has tests of its own.
+PATIENT: dict[str, Any] = {
+    "redis_timeout": 60.0, "start_timeout": 60.0, "operation_timeout": 60.0,
+}  # fmt: skip
+PATIENT_ENVIRON = {f"FASTPERSIST_{name.upper()}": str(value) for name, value in PATIENT.items()}
+
+
 @dataclass(frozen=True)
 class Servers:
     """URLs of a MongoDB without a database name, and of a Redis."""
@@ -70,7 +77,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     if mongo_url and redis_url:
         yield Servers(mongo_url, redis_url)
         return
-    with LocalServers(tmp_path_factory.mktemp("servers")) as urls:
+    with LocalServers(tmp_path_factory.mktemp("servers"), start_timeout=120) as urls:
         yield Servers(urls.mongo_url, urls.redis_url)
 
 
@@ -80,7 +87,7 @@ def standalone_servers(
 ) -> Iterator[Servers]:
     """A standalone mongod and a Redis."""
     folder = tmp_path_factory.mktemp("standalone")
-    with LocalServers(folder, replica_set=False) as urls:
+    with LocalServers(folder, replica_set=False, start_timeout=120) as urls:
         yield Servers(urls.mongo_url, urls.redis_url)
 
 
@@ -98,8 +105,7 @@ class Place:
             "mongo_url": self.servers.database_url(self.name),
             "redis_url": self.servers.redis_url,
             "redis_prefix": f"{self.name}:",
-            # A loaded machine is no slow Redis; what happens with one has tests of its own.
-            "redis_timeout": 5.0,
+            **PATIENT,
         }
 
     def open(self, **settings: Any) -> fastpersist.Store:

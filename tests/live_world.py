@@ -137,7 +137,7 @@ class World:
     async def run(self, strategies: Strategy | Sequence[Strategy], **options: Any) -> LiveEngine:
         fresh = options.pop("fresh", False)
         engine = self.engine(strategies, **options)
-        await asyncio.wait_for(engine.run(fresh=fresh), 20)
+        await asyncio.wait_for(engine.run(fresh=fresh), 60)
         # The last look for a candle that does not come has made the time pass.
         self.clock.time = START_MS + len(self.candles[: options.get("until")]) * MINUTE
         return engine

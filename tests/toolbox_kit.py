@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 
-from conftest import Place
+from conftest import PATIENT_ENVIRON, Place
 from fastpersist import Store
 from fastpersist.cli import main
 
@@ -29,7 +31,8 @@ def environ(place: Place, database: str = "") -> dict[str, str]:
         "FASTPERSIST_MONGO_URL": place.servers.database_url(name),
         "FASTPERSIST_REDIS_URL": place.servers.redis_url,
         "FASTPERSIST_REDIS_PREFIX": f"{place.name}:",
-        "FASTPERSIST_REDIS_TIMEOUT": "5",
+        # Unless a test has others.
+        **{name: os.environ.get(name, value) for name, value in PATIENT_ENVIRON.items()},
     }
 
 
@@ -59,16 +62,31 @@ class Command:
 
 
 def process(
-    place: Place, arguments: Sequence[str], database: str = "", **more: str
+    place: Place,
+    arguments: Sequence[str],
+    database: str = "",
+    held_at: tuple[str, int] | None = None,
+    **more: str,
 ) -> subprocess.Popen[str]:
-    """Start the command in a process of its own."""
+    """Start the command in a process of its own, that stops itself where it is held."""
+    program = ["-m", "fastpersist"]
+    if held_at is not None:
+        name, done = held_at
+        program = [str(Path(__file__).with_name("held_command.py")), name, str(done), "--"]
     return subprocess.Popen(
-        [sys.executable, "-m", "fastpersist", *arguments],
+        [sys.executable, *program, *arguments],
         env={**os.environ, **environ(place, database), **more},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def interrupt(command: subprocess.Popen[str], kind: int) -> tuple[str, str]:
+    """Send a signal, let go on what is held, and return output and errors."""
+    command.send_signal(kind)
+    command.send_signal(signal.SIGCONT)
+    return command.communicate(timeout=120)
 
 
 def candles(count: int, first: int = 0) -> list[Any]:

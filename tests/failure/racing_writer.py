@@ -9,11 +9,12 @@ import asyncio
 import random
 import sys
 from collections import defaultdict
+from typing import Any
 
 import fastpersist
 
 
-async def race(number: int, keys: int, writes: int, settings: dict[str, str]) -> None:
+async def race(number: int, keys: int, writes: int, settings: dict[str, Any]) -> None:
     """Write `keys` states `writes` times in all and read each back at once."""
     order = random.Random(number)
     newest: dict[tuple[int, int], int] = defaultdict(int)
@@ -47,4 +48,7 @@ async def race(number: int, keys: int, writes: int, settings: dict[str, str]) ->
 if __name__ == "__main__":
     number, keys, writes = map(int, sys.argv[1:4])
     names = ("mongo_url", "redis_url", "redis_prefix")
-    asyncio.run(race(number, keys, writes, dict(zip(names, sys.argv[4:7], strict=True))))
+    # Eight of them at once are a burden, and what is late would be an error here.
+    patient = dict.fromkeys(("start_timeout", "operation_timeout"), 60.0)
+    settings = {**dict(zip(names, sys.argv[4:7], strict=True)), **patient}
+    asyncio.run(race(number, keys, writes, settings))

@@ -43,7 +43,7 @@ def test_processes_that_race_on_new_keys_make_one_document_each(place: Place) ->
         process.stdin.write("\n")
         process.stdin.flush()
     for process in processes:
-        _, errors = process.communicate(timeout=150)
+        _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
         assert errors == ""
     with MongoClient[dict[str, Any]](place.servers.mongo_url) as client:

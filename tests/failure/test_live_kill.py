@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from conftest import Place
+from conftest import PATIENT_ENVIRON, Place
 
 TESTS = Path(__file__).parent.parent
 MINUTE_MS = 400
@@ -46,7 +46,7 @@ def exchange() -> Iterator[str]:
 
 
 def control(url: str) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{url}/control", timeout=10) as answer:
+    with urllib.request.urlopen(f"{url}/control", timeout=60) as answer:
         found: dict[str, Any] = json.load(answer)
     return found
 
@@ -55,6 +55,7 @@ def life(place: Place, url: str, kill_at: int) -> tuple[int, list[str]]:
     """Run a process until it has traded or is killed; return its code and its steps."""
     environ = {
         **os.environ,
+        **PATIENT_ENVIRON,
         "PYTHONPATH": str(TESTS),
         "FASTPERSIST_MONGO_URL": place.servers.database_url(place.name),
         "FASTPERSIST_REDIS_URL": place.servers.redis_url,
@@ -64,7 +65,7 @@ def life(place: Place, url: str, kill_at: int) -> tuple[int, list[str]]:
     script = str(TESTS / "failure" / "live_trader.py")
     done = subprocess.run(
         [sys.executable, script, url, str(now), str(MINUTE_MS), str(kill_at)],
-        env=environ, capture_output=True, text=True, timeout=100, check=False,
+        env=environ, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode, done.stdout.splitlines()

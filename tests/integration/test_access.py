@@ -6,6 +6,7 @@ import subprocess
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -30,24 +31,31 @@ ENCODED = "run%3Aner:s3cr%2Ft%40%25%3A%20word"
 @pytest.fixture
 def guarded_redis(tmp_path: Path) -> Iterator[Path]:
     """A Redis with an access list that listens on a unix socket alone."""
-    path = tmp_path / "redis.sock"
+    # An address has room for a short path only, and a folder of the tests may have a long one.
+    with TemporaryDirectory(dir="/tmp") as short:
+        yield from served(tmp_path, Path(short) / "redis.sock")
+
+
+def served(folder: Path, path: Path) -> Iterator[Path]:
     process = subprocess.Popen(
         [str(find_redis_server()), "--port", "0", "--unixsocket", str(path), "--save", ""],
         stdout=subprocess.PIPE,
-        cwd=tmp_path,
+        cwd=folder,
     )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if b"ready to accept" in line.lower() or b"unix" in line.lower():
-            break
-    with Redis(unix_socket_path=str(path)) as client:
-        client.acl_setuser(
-            USER, enabled=True, passwords=f"+{PASSWORD}", keys="*", commands=["+@all"]
-        )
-        client.acl_setuser("default", enabled=False)
-    yield path
-    process.kill()
-    process.communicate()
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if b"ready to accept" in line.lower() or b"unix" in line.lower():
+                break
+        with Redis(unix_socket_path=str(path)) as client:
+            client.acl_setuser(
+                USER, enabled=True, passwords=f"+{PASSWORD}", keys="*", commands=["+@all"]
+            )
+            client.acl_setuser("default", enabled=False)
+        yield path
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture
@@ -61,9 +69,10 @@ def mongo_user(place: Place) -> str:
 async def test_users_and_passwords_of_both(
     place: Place, mongo_user: str, guarded_redis: Path
 ) -> None:
-    async with fastpersist.open(
+    async with place.open(
         mongo_url=f"mongodb://{ENCODED}@{mongo_user}",
         redis_url=f"unix://{ENCODED}@{guarded_redis}?db=1",
+        redis_prefix="",
     ) as store:
         await store.state.write_state_data("s", "b", {"data": 1}, 1)
         assert await store.state.read_state_data("s", "b") == {"data": 1}

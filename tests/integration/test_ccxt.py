@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import sys
+import time
 import traceback
 import urllib.request
 from collections.abc import AsyncIterator
@@ -60,7 +61,7 @@ def pauses() -> Pauses:
 
 @pytest.fixture
 async def exchange(fake: FakeExchange, pauses: Pauses) -> AsyncIterator[CcxtExchange]:
-    async with CcxtExchange("binance", fake.options, sleep=pauses) as exchange:
+    async with CcxtExchange("binance", fake.options, timeout_seconds=60, sleep=pauses) as exchange:
         yield exchange
 
 
@@ -69,9 +70,10 @@ def broker(exchange: CcxtExchange) -> CcxtBroker:
     return CcxtBroker(exchange)
 
 
-def hasty(fake: FakeExchange) -> CcxtExchange:
-    """Return an exchange that does not wait for long."""
-    return CcxtExchange("binance", fake.options, timeout_seconds=0.2)
+def patient(exchange: CcxtExchange) -> None:
+    """Let the calls from now on take their time."""
+    exchange._timeout = 60
+    exchange._ccxt.timeout = 60_000
 
 
 def order(
@@ -163,9 +165,11 @@ async def test_an_ambiguous_symbol_is_refused(exchange: CcxtExchange) -> None:
 
 async def test_its_clock_is_its_own(fake: FakeExchange, exchange: CcxtExchange) -> None:
     fake.behavior.skew = -3_600_000
+    begun = time.monotonic()
     for _ in range(100):
         told = await exchange.now()
-        assert 0 <= fake.now() - told < 1000
+        # Late by what its answer took to come, at most.
+        assert 0 <= fake.now() - told <= (time.monotonic() - begun) * 1000 + 2
 
 
 async def test_requests_carry_its_time(fake: FakeExchange, broker: CcxtBroker) -> None:
@@ -205,12 +209,16 @@ async def test_a_candle_that_is_not_closed_does_not_come(pauses: Pauses) -> None
 
 @pytest.mark.parametrize(("skew", "expected"), [(0, [0]), (2 * MINUTE, [0, 1]), (-MINUTE, [])])
 async def test_the_exchange_says_what_is_closed(
-    fake: FakeExchange, exchange: CcxtExchange, skew: int, expected: list[int]
+    pauses: Pauses, skew: int, expected: list[int]
 ) -> None:
-    start = (fake.now() // MINUTE - 1) * MINUTE
-    candles(fake, 2, start)
-    fake.behavior.skew = skew
-    assert await moments(feed(exchange), 2, start) == expected
+    # Its minute begins with it, so that none ends meanwhile.
+    async with (
+        FakeExchange(start=START, before=1) as fake,
+        CcxtExchange("binance", fake.options, sleep=pauses) as exchange,
+    ):
+        candles(fake, 2)
+        fake.behavior.skew = skew
+        assert await moments(feed(exchange), 2) == expected
 
 
 async def test_what_is_delivered_badly_is_put_right(
@@ -286,9 +294,10 @@ async def test_a_feed_that_fails_may_be_asked_again(
 async def test_a_feed_that_does_not_answer(fake: FakeExchange) -> None:
     candles(fake, 1)
     fake.behavior.mute, fake.behavior.hang = 1, True
-    async with hasty(fake) as exchange:
+    async with CcxtExchange("binance", fake.options, timeout_seconds=0.2) as exchange:
         with pytest.raises(FeedUnavailableError, match=r"no answer within 0\.2 s|RequestTimeout"):
             await moments(feed(exchange), 1)
+        patient(exchange)
         assert await moments(feed(exchange), 1) == [0]
 
 
@@ -446,7 +455,8 @@ async def test_a_young_order_is_looked_for_twice(
     fake: FakeExchange, broker: CcxtBroker, exchange: CcxtExchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await exchange.market("BTCUSDT")
-    wish = replace(order(fake), sent_at=fake.now())
+    # Ahead of us, since it does not get old then however long this takes.
+    wish = replace(order(fake), sent_at=fake.now() + 9_000)
 
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
@@ -456,9 +466,9 @@ async def test_a_young_order_is_looked_for_twice(
     monkeypatch.setattr(exchange, "_sleep", sleep)
     assert await broker.find(wish) is not None
     assert pauses == [1.0]
-    async with hasty(fake) as impatient:
-        with pytest.raises(BrokerUnavailableError, match="too young"):
-            await CcxtBroker(impatient).find(replace(wish, client_order_id="a2"))
+    monkeypatch.setattr(ccxt_exchange, "_SETTLE_PAUSE", 1_000.0)  # beyond any deadline
+    with pytest.raises(BrokerUnavailableError, match="too young"):
+        await broker.find(replace(wish, client_order_id="a2"))
 
 
 async def test_what_was_never_sent_is_canceled(fake: FakeExchange, broker: CcxtBroker) -> None:
@@ -542,7 +552,7 @@ async def test_a_rate_limit_beyond_the_deadline(
     fake: FakeExchange, broker: CcxtBroker, exchange: CcxtExchange
 ) -> None:
     await exchange.market("BTCUSDT")
-    fake.behavior.rate_limit, fake.behavior.retry_after = 1, 60
+    fake.behavior.rate_limit, fake.behavior.retry_after = 1, 600
     with pytest.raises(BrokerUnavailableError, match="left alone"):
         await broker.open(order(fake))
     asked = len(fake.requests)
@@ -554,14 +564,17 @@ async def test_a_rate_limit_beyond_the_deadline(
 @pytest.mark.parametrize("hang", [False, True])
 @pytest.mark.parametrize("lost", ["lose_requests", "lose_replies"])
 async def test_an_order_that_is_lost(fake: FakeExchange, lost: str, hang: bool) -> None:
-    async with hasty(fake) as exchange:
+    async with CcxtExchange("binance", fake.options, timeout_seconds=60) as exchange:
         await exchange.market("BTCUSDT")
         broker, wish = CcxtBroker(exchange), order(fake)
         setattr(fake.behavior, lost, 1)
         fake.behavior.hang = hang
+        if hang:
+            exchange._timeout = 2  # the order has arrived by then
         with pytest.raises(BrokerUnavailableError) as caught:
             await broker.open(wish)
         assert caught.value.retryable
+        patient(exchange)
         found = await broker.find(wish)
         if lost == "lose_requests":
             assert found is None
@@ -764,7 +777,7 @@ async def test_nothing_secret_is_shown(
     caplog.set_level(logging.DEBUG)
     shown: list[str] = []
     options = {**fake.options, "verbose": True}
-    async with CcxtExchange("binance", options, timeout_seconds=0.2) as exchange:
+    async with CcxtExchange("binance", options) as exchange:
         broker = CcxtBroker(exchange)
         shown += [
             repr(exchange),

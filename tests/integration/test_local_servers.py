@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 from pymongo import MongoClient
+from pymongo.database import Database as AnyDatabase
+from pymongo.errors import NetworkTimeout
 
 import fastpersist
 from fastpersist import ConfigurationError, LocalServerError
 from fastpersist.cli import main
 from fastpersist.local import LocalServers, binaries, down, status, up
+from kit import send
 
 HOLDER = """
 import sys
@@ -87,6 +90,27 @@ def test_a_standalone_mongod_can_be_asked_for(folder: Path) -> None:
         assert "setName" not in client.admin.command("hello")
 
 
+@pytest.mark.parametrize("is_lost", ["request", "reply"])
+def test_a_replica_set_whose_start_gets_no_answer_in_time_is_asked_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, is_lost: str
+) -> None:
+    command, asked = AnyDatabase.command, []
+
+    def loses(self: Any, name: Any, *arguments: Any, **options: Any) -> Any:
+        if name == "replSetInitiate":
+            asked.append(name)
+            if len(asked) == 1:
+                if is_lost == "reply":
+                    command(self, name, *arguments, **options)
+                raise NetworkTimeout("timed out")
+        return command(self, name, *arguments, **options)
+
+    monkeypatch.setattr(AnyDatabase, "command", loses)
+    with LocalServers(folder) as urls:
+        assert insert_and_count(urls.mongo_url) == 1
+    assert len(asked) == 2
+
+
 def test_the_last_of_several_users_ends_the_servers(folder: Path) -> None:
     first, second = LocalServers(folder), LocalServers(folder)
     assert first.start() == second.start()
@@ -127,8 +151,8 @@ def test_killed_servers_are_started_again_with_their_data(folder: Path) -> None:
     servers = LocalServers(folder)
     with servers as urls:
         assert insert_and_count(urls.mongo_url) == 1
-        os.kill(servers.mongod.pid, signal.SIGKILL)
-        os.kill(servers.redis.pid, signal.SIGKILL)
+        send(servers.mongod, signal.SIGKILL)
+        send(servers.redis, signal.SIGKILL)
         again = LocalServers(folder)
         assert again.start() == urls
         assert insert_and_count(urls.mongo_url) == 2

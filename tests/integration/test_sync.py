@@ -158,17 +158,18 @@ def test_handler_of_a_signal_may_call(store: fp.Store) -> None:
     def handle(*_: object) -> None:
         store.signal.write_signal_data(*CONTEXT, {"id": "handler"})
         calls.append(1)
+        # Only now: a write may take longer than that, and handlers would pile up.
+        if len(calls) < 50:
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
 
     previous = signal.signal(signal.SIGALRM, handle)
-    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
     try:
-        end = time.monotonic() + 1
-        while time.monotonic() < end:
+        while len(calls) < 50:
             store.signal.read_signal_data(*CONTEXT)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
-    assert calls
 
 
 def sockets() -> set[str]:
@@ -189,7 +190,7 @@ def in_fork(work: Callable[[], str]) -> str:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        signal.alarm(60)
+        signal.alarm(120)
         try:
             text = work()
         except BaseException as error:
@@ -273,8 +274,8 @@ def test_multiprocessing_fork(store: fp.Store, place: Place) -> None:
     queue = context.Queue()
     process = context.Process(target=child, args=(place.settings, queue))
     process.start()
-    assert queue.get(timeout=60)["id"] == "parent"
-    process.join(60)
+    assert queue.get(timeout=120)["id"] == "parent"
+    process.join(120)
     assert process.exitcode == 0
 
 
@@ -294,7 +295,7 @@ def ended(place: Place, program: str, *, code: int = 0) -> float:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     end = time.time()
     assert done.stderr == ""

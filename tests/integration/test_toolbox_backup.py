@@ -36,7 +36,7 @@ from fastpersist.tools.backup import RESTORE_MARK, back_up
 from fastpersist.tools.connection import connected
 from fastpersist.tools.dump import export_dump
 from fastpersist.tools.restore import _Merger, verify
-from toolbox_kit import Command, content, environ, fill, process
+from toolbox_kit import Command, content, environ, fill, interrupt, process
 
 # The drivers leave a socket to the collector when a call ends while it connects.
 pytestmark = [
@@ -360,15 +360,16 @@ def test_a_killed_restore_is_repeated_with_the_same_outcome(
     fastpersist.json("backup", str(empty), database=f"{place.name}c")
     choice, counts = random.Random(7), set()
     for kills in range(4):
-        command = process(place, ["restore", str(file), "--json"], database=other.name)
-        deadline = time.monotonic() + 60
         least = kills * 12_000 + 1
+        command = process(
+            place, ["restore", str(file), "--json"], other.name, ("candle-items", least + 6_000)
+        )
+        deadline = time.monotonic() + 120
         while other["candle-items"].estimated_document_count() < least:
             assert command.poll() is None
             assert time.monotonic() < deadline
             time.sleep(choice.uniform(0.001, 0.02))
-        command.send_signal(signal.SIGKILL)
-        command.communicate(timeout=30)
+        interrupt(command, signal.SIGKILL)
         counts.add(other["candle-items"].count_documents({}))
         code, _, err = fastpersist("restore", str(empty), database=other.name)
         assert code == 2
@@ -388,13 +389,14 @@ def test_an_interrupt_ends_a_restore_without_a_traceback(
             [{"entryId": str(number), "payload": "x" * 100} for number in range(50_000)]
         )
     fastpersist.json("backup", str(tmp_path / "a"))
-    command = process(place, ["restore", str(tmp_path / "a")], database=other.name)
-    deadline = time.monotonic() + 60
+    command = process(
+        place, ["restore", str(tmp_path / "a")], other.name, held_at=("log-items", 30_000)
+    )
+    deadline = time.monotonic() + 120
     while not other["log-items"].estimated_document_count():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    command.send_signal(signal.SIGINT)
-    _, errors = command.communicate(timeout=30)
+    _, errors = interrupt(command, signal.SIGINT)
     assert command.returncode == 130
     assert "Traceback" not in errors
 
@@ -659,14 +661,14 @@ def test_a_killed_backup_leaves_the_earlier_archive(
         [{"entryId": str(number), "payload": os.urandom(500)} for number in range(40_000)]
     )
     for least in (1, 2_000_000, 6_000_000):
-        command = process(place, ["backup", str(file), "--overwrite"])
-        deadline = time.monotonic() + 60
+        held_at = "log-items", 25_000
+        command = process(place, ["backup", str(file), "--overwrite"], held_at=held_at)
+        deadline = time.monotonic() + 120
         while sum(part.stat().st_size for part in tmp_path.glob(".a.*.part")) < least:
             assert command.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.001)
-        command.send_signal(signal.SIGKILL)
-        command.communicate(timeout=30)
+        interrupt(command, signal.SIGKILL)
         assert file.read_bytes() == earlier
         (unfinished,) = tmp_path.glob(".a.*.part")
         assert fastpersist("restore", str(unfinished), "--verify")[0] == 2
@@ -691,14 +693,15 @@ def test_a_killed_merge_is_repeated_with_the_same_outcome(
     )
     command_line = ["restore", str(tmp_path / "a"), "--merge"]
     for kills in range(3):
-        command = process(place, command_line, database=other.name)
-        deadline = time.monotonic() + 60
-        while rows.count_documents({"payload.id": "archived"}) < 1_000 + kills * 2_500:
+        least = 1_000 + kills * 2_500
+        held_at = "signal-items", least * 3 // 2 + 1_000
+        command = process(place, command_line, other.name, held_at)
+        deadline = time.monotonic() + 120
+        while rows.count_documents({"payload.id": "archived"}) < least:
             assert command.poll() is None, command.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.002)
-        command.send_signal(signal.SIGKILL)
-        command.communicate(timeout=30)
+        interrupt(command, signal.SIGKILL)
     fastpersist.json(*command_line, database=other.name)
     found = {document["symbol"]: document["payload"]["id"] for document in rows.find()}
     assert found == {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,7 @@ from pymongo.database import Database
 from redis import Redis
 
 from conftest import Place
-from toolbox_kit import Command, fill, process
+from toolbox_kit import Command, fill, interrupt, process
 
 # The drivers leave a socket to the collector when a call ends while it connects.
 pytestmark = [
@@ -210,14 +211,13 @@ def test_a_killed_warming_is_repeated(
         [{"signalId": f"s{number}", "bucketName": "b", "payload": {}} for number in range(30_000)]
     )
     for kills in range(3):
-        command = process(place, ["cache", "warm"])
-        deadline = time.monotonic() + 60
+        command = process(place, ["cache", "warm"], held_at=("state", kills * 9_000 + 3_000))
+        deadline = time.monotonic() + 120
         while not client.exists(f"{place.name}:state_cache:s{kills * 9_000}:b"):
             assert command.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.001)
-        command.kill()
-        command.communicate(timeout=30)
+        interrupt(command, signal.SIGKILL)
         assert fastpersist.json("cache", "verify")["wrong"] == 0
     assert fastpersist.json("cache", "warm")["ids"] == 30_000
     documents = mongo["state-items"].find({}, {"signalId": 1})

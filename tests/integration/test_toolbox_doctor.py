@@ -99,7 +99,9 @@ def test_a_healthy_store_has_no_problem(
     assert found["latency_ms"].keys() == {
         "mongo_ping", "mongo_find_by_id", "mongo_write", "redis_ping", "redis_get"
     }  # fmt: skip
-    assert {abs(skew) < 500 for skew, _ in found["clock_skew_ms"].values()} == {True}
+    assert all(
+        abs(skew) < 500 + uncertainty for skew, uncertainty in found["clock_skew_ms"].values()
+    )
     assert len(found["indexes"]) == len(DOMAINS)
     assert all(not state["extra"] for state in found["indexes"])
     assert sum(sample["cached"] for sample in found["cache"]) == 64
@@ -332,18 +334,21 @@ def test_a_clock_that_is_off_is_a_problem(
     monkeypatch.setattr(doctor.time, "time", lambda: now() - 5)
     found = fastpersist.json("doctor", code=1)
     assert found["problems"] == 2
-    assert 4_900 < found["clock_skew_ms"]["mongo"][0] < 5_100
-    assert "the clock of redis differs by 5.0 s" in texts(found)
+    skew, uncertainty = found["clock_skew_ms"]["mongo"]
+    assert abs(skew - 5_000) < 100 + uncertainty
+    skew, _ = found["clock_skew_ms"]["redis"]
+    assert f"the clock of redis differs by {skew / 1000:.1f} s" in texts(found)
 
 
 def test_a_url_with_another_replica_set_is_told(
     place: Place, fastpersist: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FASTPERSIST_START_TIMEOUT", "1")
+    # The driver has to have asked the host once by then.
+    monkeypatch.setenv("FASTPERSIST_START_TIMEOUT", "5")
     host = place.servers.mongo_url.partition("://")[2].partition("/")[0]
     code, out, err = fastpersist("doctor", "--mongo-url", f"mongodb://{host}/x?replicaSet=rs9")
     assert (code, err) == (1, "")
-    assert "problem: mongo: no primary within 1.0 s: no host is of replica set 'rs9' -> " in out
+    assert "problem: mongo: no primary within 5.0 s: no host is of replica set 'rs9' -> " in out
 
 
 def test_mistakes(fastpersist: Command, monkeypatch: pytest.MonkeyPatch) -> None:

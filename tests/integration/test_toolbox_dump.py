@@ -29,7 +29,7 @@ from fastpersist.domains import CANDLE, DOMAINS, PARTIAL, RECENT, SESSION, SIGNA
 from fastpersist.registry import Registries
 from fastpersist.tools.dump import _Import, export_dump
 from interop_calls import FIXTURES
-from toolbox_kit import START, Command, candles, content, fill, process
+from toolbox_kit import START, Command, candles, content, fill, interrupt, process
 
 # The drivers leave a socket to the collector when a call ends while it connects.
 pytestmark = [
@@ -325,7 +325,6 @@ async def test_an_export_goes_by_small_batches_that_an_interrupt_can_part(
     assert steps == [500, 1_000, 1_500, 2_000, 2_300]
 
 
-@pytest.mark.timeout(240)
 def test_killed_ones_are_repeated_with_the_same_outcome(
     place: Place, mongo: Database[dict[str, Any]], fastpersist: Command, tmp_path: Path
 ) -> None:
@@ -333,22 +332,32 @@ def test_killed_ones_are_repeated_with_the_same_outcome(
     out = tmp_path / "out"
     logs, memories = mongo["log-items"], mongo["memory-items"]
 
-    def interrupted(arguments: list[str], is_under_way: Any, kind: signal.Signals) -> None:
-        running = process(place, arguments)
-        deadline = time.monotonic() + 60
+    def interrupted(
+        arguments: list[str], held_at: tuple[str, int], is_under_way: Any, kind: signal.Signals
+    ) -> None:
+        running = process(place, arguments, held_at=held_at)
+        deadline = time.monotonic() + 120
         while not is_under_way():
             assert running.poll() is None, running.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.002)
-        running.send_signal(kind)
-        _, errors = running.communicate(timeout=30)
+        _, errors = interrupt(running, kind)
         assert running.returncode == (-9 if kind == signal.SIGKILL else 130), errors
         assert "Traceback" not in errors
 
     command = ["import-dump", str(folder)]
-    interrupted(command, lambda: logs.estimated_document_count() > 500, signal.SIGKILL)
-    interrupted(command, lambda: memories.estimated_document_count() > 500, signal.SIGINT)
-    interrupted(command, lambda: memories.estimated_document_count() > 2_000, signal.SIGKILL)
+    interrupted(
+        command, ("log", 3_000), lambda: logs.estimated_document_count() > 500, signal.SIGKILL
+    )
+    interrupted(
+        command, ("memory", 1_500), lambda: memories.estimated_document_count() > 500, signal.SIGINT
+    )
+    interrupted(
+        command,
+        ("memory", 3_000),
+        lambda: memories.estimated_document_count() > 2_000,
+        signal.SIGKILL,
+    )
     report = fastpersist.json(*command)
     assert total(report, "written") + total(report, "same") == 12_000
     assert 0 < total(report, "written") < 12_000
@@ -362,9 +371,14 @@ def test_killed_ones_are_repeated_with_the_same_outcome(
         return len(list((out / name).glob("*.json"))) if (out / name).exists() else 0
 
     export = ["export-dump", str(out)]
-    interrupted(export, lambda: files("data/candle/binance/BTCUSDT/1m") > 500, signal.SIGKILL)
-    interrupted(export, lambda: files("data/log/log") > 500, signal.SIGTERM)
-    interrupted(export, lambda: files("memory/s/b") > 500, signal.SIGKILL)
+    interrupted(
+        export,
+        ("candle", 3_000),
+        lambda: files("data/candle/binance/BTCUSDT/1m") > 500,
+        signal.SIGKILL,
+    )
+    interrupted(export, ("log", 3_000), lambda: files("data/log/log") > 500, signal.SIGTERM)
+    interrupted(export, ("memory", 3_000), lambda: files("memory/s/b") > 500, signal.SIGKILL)
     exported = fastpersist.json(*export)
     found = tree(out)
     assert {name: text for name, text in found.items() if "/.tmp-" not in name} == tree(folder)

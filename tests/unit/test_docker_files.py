@@ -147,7 +147,7 @@ def test_a_cluster_is_formed_and_held_together(tmp_path: Path) -> None:
         state.write_text("cluster_state:ok cluster_slots_assigned:16384")
         assert said.readline() == "the cluster is ok\n"
         keeper.terminate()
-        assert keeper.wait(timeout=20) == 0
+        assert keeper.wait(timeout=60) == 0
     asked = calls.read_text().splitlines()
     create = "--cluster create 10.0.0.1:1 10.0.0.2:2 --cluster-replicas 0 --cluster-yes"
     meet = {"-h 10.0.0.1 -p 1 cluster meet 10.0.0.2 2", "-h 10.0.0.2 -p 2 cluster meet 10.0.0.1 1"}
@@ -215,6 +215,6 @@ def test_health_check_fails_where_nothing_listens(endpoint: HTTPServer) -> None:
 def ask(port: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-IS", str(FOLDER / "health_check.py")],
-        check=False, capture_output=True, text=True, timeout=20,
+        check=False, capture_output=True, text=True, timeout=60,
         env={"FASTPERSIST_HEALTH_PORT": str(port), "http_proxy": "http://127.0.0.1:9"},
     )  # fmt: skip

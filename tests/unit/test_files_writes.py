@@ -50,7 +50,7 @@ class Gate:
 
     def fsync(self, handle: int) -> None:
         self.reached.set()
-        assert self.opened.wait(10)
+        assert self.opened.wait(60)
         self._fsync(handle)
 
 
@@ -165,7 +165,7 @@ async def test_a_row_that_another_process_adds_meanwhile_stays(
     target = tmp_path / "data/log/log/a.json"
     target.parent.mkdir(parents=True)
     task = asyncio.create_task(backend.write_rows(LOG, (), {"a": {"id": "ours"}}))
-    await asyncio.to_thread(gate.reached.wait, 10)
+    await asyncio.to_thread(gate.reached.wait, 60)
     target.write_text('{"id":"theirs"}')
     gate.opened.set()
     await task
@@ -204,7 +204,7 @@ async def test_readers_beside_writers_see_whole_values(backend: FilesBackend) ->
 
 async def test_the_loop_runs_while_a_write_is_flushed(backend: FilesBackend, gate: Gate) -> None:
     task = asyncio.create_task(write(backend, {"n": 1}))
-    await asyncio.to_thread(gate.reached.wait, 10)
+    await asyncio.to_thread(gate.reached.wait, 60)
     for _ in range(100):
         await asyncio.sleep(0)
     assert not task.done()
@@ -228,7 +228,7 @@ async def test_a_cancelled_write_is_whole_or_dropped(
 
     monkeypatch.setattr(os, "replace", replace)
     begun = asyncio.create_task(write(backend, {"n": 1}))
-    await asyncio.to_thread(gate.reached.wait, 10)
+    await asyncio.to_thread(gate.reached.wait, 60)
     waiting = asyncio.create_task(write(backend, {"n": 2}))
     last = asyncio.create_task(write(backend, {"n": 3}))
     await asyncio.sleep(0)
@@ -273,7 +273,7 @@ def test_a_backend_serves_one_loop_after_another_and_several_at_once(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert errors == []
     assert path.read_bytes() == b'{"n":19}'
 
@@ -307,7 +307,7 @@ def test_processes_that_write_one_file_leave_one_of_their_values(
 ) -> None:
     writers = [start_writer(tmp_path, name, 20) for name in "abc"]
     for writer in writers:
-        writer.communicate(timeout=60)
+        writer.communicate(timeout=120)
         assert writer.returncode == 0
     value = from_json(path.read_bytes())
     assert value["by"] in "abc"
@@ -328,7 +328,7 @@ async def test_a_killed_process_leaves_what_it_had_written(
     writer.send_signal(signal.SIGKILL)
     written = max(int(line) for line in [str(written), *writer.stdout.read().split()])
     writer.stdout.close()
-    writer.wait(10)
+    writer.wait(60)
     value = await backend.read_value(STATE, KEY, None)
     assert value["n"] in (written, written + 1)
     assert len(value["fill"]) == 20_000
@@ -352,18 +352,18 @@ def test_a_forked_process_can_write(backend: FilesBackend, path: Path) -> None:
 
         async def parent():
             opened, reached, real = threading.Event(), threading.Event(), os.fsync
-            os.fsync = lambda handle: (reached.set(), opened.wait(10), real(handle))
+            os.fsync = lambda handle: (reached.set(), opened.wait(60), real(handle))
             task = asyncio.create_task(write(1))
-            await asyncio.to_thread(reached.wait, 10)
+            await asyncio.to_thread(reached.wait, 60)
             child = os.fork()
             if not child:
                 os.fsync = real
                 def run():
-                    asyncio.run(asyncio.wait_for(write(2), 10))
+                    asyncio.run(asyncio.wait_for(write(2), 60))
                     os._exit(0)
                 thread = threading.Thread(target=run)
                 thread.start()
-                thread.join(15)
+                thread.join(70)
                 os._exit(1)
             _, status = await asyncio.to_thread(os.waitpid, child, 0)
             opened.set()
@@ -375,6 +375,6 @@ def test_a_forked_process_can_write(backend: FilesBackend, path: Path) -> None:
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code), str(path.parents[3])],
         check=True,
-        timeout=60,
+        timeout=120,
     )
     assert path.read_bytes() == b'{"n":1}'

@@ -299,7 +299,7 @@ async def test_a_candle_that_is_late_at_the_start_is_looked_back_at_later() -> N
         return await window(start, min(end, late.pop()) if late else end)
 
     feed.window = without_the_last
-    await asyncio.wait_for(engine.run(), 20)
+    await asyncio.wait_for(engine.run(), 60)
     # It had closed before the run began, so nothing is asked about it.
     assert strategy.heard[0] == ("asked", 6)
     assert seen[0] == list(range(7))

@@ -220,7 +220,7 @@ class Chaos:
                 engine.stop()
 
         disturbing = asyncio.ensure_future(disturb())
-        done, _ = await asyncio.wait({run}, timeout=20)
+        done, _ = await asyncio.wait({run}, timeout=60)
         disturbing.cancel()
         run.cancel()
         await asyncio.gather(disturbing, run, return_exceptions=True)

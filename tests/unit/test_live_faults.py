@@ -181,7 +181,7 @@ async def test_a_hook_that_swallows_its_end_is_left_behind() -> None:
     strategy = Scripted({0: swallows}, answer_seconds=0.05)
     run = asyncio.ensure_future(world.run(strategy))
     try:
-        done, _ = await asyncio.wait({run}, timeout=5)
+        done, _ = await asyncio.wait({run}, timeout=60)
     finally:
         released.set()
         await run
@@ -299,7 +299,7 @@ async def test_a_broker_that_hangs_does_not_hold_up_the_watch(
     world = World(QUIET, QUIET, QUIET, QUIET)
     strategy = Scripted({0: LONG})
     broker = Hanging(world.exchange, behaviours=["lose request"])
-    await asyncio.wait_for(world.engine(strategy, broker=broker).run(), 5)
+    await asyncio.wait_for(world.engine(strategy, broker=broker).run(), 60)
     assert ("asked", 3) in strategy.heard
 
 
@@ -607,7 +607,7 @@ async def test_a_feed_that_fails_while_all_is_taken_up_again_is_asked_again(
         return await window(start, end)
 
     feed.window = broken
-    await asyncio.wait_for(engine.run(), 20)
+    await asyncio.wait_for(engine.run(), 60)
     assert not fails
     assert strategy.events()[-1][0] == "closed"
 
@@ -620,7 +620,7 @@ async def test_a_clock_that_was_ahead_at_the_first_start_costs_no_bar_once_it_is
     run = asyncio.ensure_future(engine.run())
     await turns(30)
     engine.stop()
-    await asyncio.wait_for(run, 5)
+    await asyncio.wait_for(run, 60)
     world.clock.time = START_MS + MINUTE
     strategy = Scripted({})
     await world.run(strategy)
@@ -709,7 +709,7 @@ async def test_a_stream_that_ends_in_its_own_way_is_built_again(is_cancelled: bo
     strategy = Scripted({0: LONG})
     engine = world.engine(strategy)
     began = streaming(engine, breaks)
-    await asyncio.wait_for(engine.run(), 10)
+    await asyncio.wait_for(engine.run(), 60)
     assert len(began) > 1
     assert strategy.events()[-1][0] == "closed"
     assert is_cancelled or "error.critical" not in world.kinds()
@@ -734,7 +734,7 @@ async def test_a_candle_from_the_future_does_not_deafen() -> None:
     strategy = Scripted({0: LONG})
     engine = world.engine(strategy)
     began = streaming(engine, leaps)
-    await asyncio.wait_for(engine.run(), 10)
+    await asyncio.wait_for(engine.run(), 60)
     assert began[0] == START_MS
     assert strategy.events()[-1] == ("closed", 2, "stop_loss", 94.5)
 
@@ -756,7 +756,7 @@ async def test_a_stream_of_nothing_but_old_candles_is_silent(
     strategy = Scripted({0: LONG})
     engine = world.engine(strategy)
     began = streaming(engine, repeats)
-    await asyncio.wait_for(engine.run(), 10)
+    await asyncio.wait_for(engine.run(), 60)
     assert began[:2] == [START_MS, START_MS + MINUTE]
     assert strategy.events()[-1][0] == "closed"
 
@@ -780,7 +780,7 @@ async def test_a_run_whose_store_stays_away_can_be_stopped() -> None:
     await turns(300)
     assert not engine.is_up
     engine.stop()
-    await asyncio.wait_for(run, 5)
+    await asyncio.wait_for(run, 60)
 
 
 async def test_a_broker_that_cancels_its_own_call_is_told_and_the_run_goes_on() -> None:

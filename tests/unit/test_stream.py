@@ -209,8 +209,8 @@ async def test_a_stretch_without_candles_is_passed(monkeypatch: pytest.MonkeyPat
 
 async def test_the_wall_clock_waits_no_longer_than_it_is_told() -> None:
     clock = WallClock()
-    await asyncio.wait_for(clock.wait_until(clock.now() + 3_600_000, 0.02), 10)
-    await asyncio.wait_for(clock.wait_until(clock.now() - 1, 3_600), 10)
+    await asyncio.wait_for(clock.wait_until(clock.now() + 3_600_000, 0.02), 60)
+    await asyncio.wait_for(clock.wait_until(clock.now() - 1, 3_600), 60)
     before = clock.now()
     await clock.wait_until(before + 30, 10)
     assert clock.now() >= before + 30

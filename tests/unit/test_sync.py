@@ -195,7 +195,7 @@ def test_iterator_is_read_in_batches_and_closed_when_left() -> None:
     assert [next(found) for _ in range(101)] == list(range(1, 102))
     assert numbers.given == 200
     del found
-    assert numbers.is_closed.wait(10)
+    assert numbers.is_closed.wait(60)
 
 
 def test_iterator_gives_what_came_before_an_error() -> None:
@@ -215,12 +215,24 @@ def test_iterator_does_not_end_early_when_its_loop_has_ended() -> None:
         next(found)
 
 
-def test_interrupted_call_is_cancelled_and_later_ones_work() -> None:
+def to_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def to_this_thread() -> None:
+    # It does not wake the caller up, as one that comes just before the wait begins.
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("send", [to_this_process, to_this_thread])
+def test_interrupted_call_is_cancelled_and_later_ones_work(send: Callable[[], None]) -> None:
     is_cancelled = threading.Event()
 
     async def sleep() -> None:
         try:
-            await asyncio.sleep(60)
+            # From here, so that it cannot come before somebody waits.
+            send()
+            await asyncio.sleep(600)
         except asyncio.CancelledError:
             is_cancelled.set()
             raise
@@ -231,14 +243,11 @@ def test_interrupted_call_is_cancelled_and_later_ones_work() -> None:
     # Whoever started the tests may have had it ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
         with pytest.raises(KeyboardInterrupt):
             fp.run(sleep)
-        timer.join()
     finally:
         signal.signal(signal.SIGINT, before)
-    assert is_cancelled.wait(10)
+    assert is_cancelled.wait(60)
     assert fp.run(answer) == 42
 
 
@@ -284,9 +293,9 @@ def test_calls_under_way_end_before_the_loop_does() -> None:
 
     thread = threading.Thread(target=lambda: results.append(fp.run(slow)))
     thread.start()
-    started.wait(10)
+    started.wait(60)
     _thread.release()
-    thread.join(10)
+    thread.join(60)
     assert results == [42]
 
 
@@ -305,5 +314,5 @@ def test_calls_of_threads_race_with_the_end_of_the_loop(files: fp.Registries) ->
     while time.monotonic() < end:
         _thread.release()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert len(done) == 4

@@ -31,7 +31,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from pymongo import MongoClient
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -448,19 +448,27 @@ class LocalServers:
         member = f"{_HOST}:{port}"
         config = {"_id": REPLICA_SET, "members": [{"_id": 0, "host": member}]}
         deadline = time.monotonic() + self._timeout
+        is_initiated = False
         with _direct(port) as client:
-            try:
-                client.admin.command("replSetInitiate", config)
-            except OperationFailure as error:
-                if error.code != _ALREADY_INITIALIZED:
-                    raise LocalServerError(f"mongod refuses its replica set: {error}") from error
-                self._move_member(client, member)
             while time.monotonic() < deadline:
-                with contextlib.suppress(PyMongoError):
-                    if client.admin.command("hello").get("isWritablePrimary"):
-                        return
+                # What a busy machine did not answer in time is asked again.
+                with contextlib.suppress(ConnectionFailure):
+                    if not is_initiated:
+                        self._initiate(client, config)
+                        is_initiated = True
+                    with contextlib.suppress(OperationFailure):
+                        if client.admin.command("hello").get("isWritablePrimary"):
+                            return
                 time.sleep(_POLL_SECONDS)
         raise LocalServerError(f"mongod did not become primary within {self._timeout} s")
+
+    def _initiate(self, client: MongoClient[dict[str, Any]], config: dict[str, Any]) -> None:
+        try:
+            client.admin.command("replSetInitiate", config)
+        except OperationFailure as error:
+            if error.code != _ALREADY_INITIALIZED:
+                raise LocalServerError(f"mongod refuses its replica set: {error}") from error
+            self._move_member(client, config["members"][0]["host"])
 
     @staticmethod
     def _move_member(client: MongoClient[dict[str, Any]], member: str) -> None:

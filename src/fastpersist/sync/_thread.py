@@ -31,6 +31,7 @@ _NAME: Final = "fastpersist-sync"
 _BATCH: Final = 100
 # What was acknowledged is durable, so nothing is lost when servers that hang are not waited for.
 _EXIT_SECONDS: Final = 2.0
+_LOOK_SECONDS: Final = 0.5
 
 
 class _Loop(asyncio.SelectorEventLoop):
@@ -286,7 +287,9 @@ def run(function: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **optio
     call = _Call(function, args, options)
     try:
         _thread.submit(call)
-        call.waiting.acquire()
+        # Python does not hear of a Ctrl-C that comes just before it starts to wait.
+        while not call.waiting.acquire(timeout=_LOOK_SECONDS):
+            pass
     except BaseException:
         call.cancel()
         raise

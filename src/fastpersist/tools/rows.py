@@ -305,8 +305,10 @@ class _Follower:
                 elif change.get("fullDocument"):  # None if it has been deleted since
                     yield _row(self._query.domain, change["fullDocument"], kind)
                 if not stream.alive:
-                    # The collection was dropped: its successor has a stream of its own.
-                    self.place = {}
+                    # The collection was dropped; its successor has a stream of its own, which
+                    # begins here and not when it is opened.
+                    token = stream.resume_token
+                    self.place = {} if token is None else {"start_after": token}
                     return
 
     async def poll(self) -> AsyncGenerator[Row | None, None]:
