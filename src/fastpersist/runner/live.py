@@ -731,11 +731,11 @@ class LiveEngine(Desk[LiveSlot]):
         """Store a profile's positions again if another process has written over ours."""
         profile = slot.strategy.risk_name
         stored = await self._registries.risk.read_position_data(profile, self._exchange)
-        if f"{slot.name}_{self._exchange}_{slot.symbol}" not in {key for key, _ in stored}:
+        if slot.rows.risk_key(slot.symbol) not in {key for key, _ in stored}:
             self._stale_risks.add(profile)
 
     async def _risk_rows_elsewhere(self, profile: str) -> list[Any]:
-        own = {f"{slot.name}_{self._exchange}_{slot.symbol}" for slot in self._all_slots()}
+        own = {slot.rows.risk_key(slot.symbol) for slot in self._all_slots()}
         stored = await self._registries.risk.read_position_data(profile, self._exchange)
         return [[key, row] for key, row in stored if key not in own]
 
