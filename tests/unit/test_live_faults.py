@@ -26,11 +26,11 @@ from fastpersist.runner.broker import (
     OrderState,
 )
 from fastpersist.runner.candle_file import CandleFileError
+from fastpersist.runner.candles import bars_of
 from fastpersist.runner.clock import Clock
 from fastpersist.runner.engine import RunMismatchError
 from fastpersist.runner.live import LiveEngine
 from fastpersist.runner.position import Bar
-from fastpersist.runner.stream import bars_of
 from live_kit import FakeClock, LiveFeed, LossyBroker
 from live_world import (
     LIMIT,

@@ -24,7 +24,7 @@ from pymongo.errors import BulkWriteError
 
 from ..coalesce import Coalescer
 from ..contracts import Candle
-from ..domains import Domain, Shape
+from ..domains import CANDLE_FIELDS, CANDLE_FIGURES, Domain, Shape
 from ..errors import InvalidDocumentError, StoreError, StoreUnavailableError
 from ..hot.bson import decode, encode
 from ..hot.codec import MAX_SIZE
@@ -51,8 +51,7 @@ _LOOK_SHARE: Final = 0.25
 _ROOM_FOR_NAMES: Final = 8 * 1024
 _ID_ELEMENT: Final = b"\x07_id\0"
 _NUMBERS: Final = (int, float)
-_FIGURES: Final = ("open", "high", "low", "close", "volume")
-_CANDLE_FIELDS: Final = {"_id": 0, "timestamp": 1, **dict.fromkeys(_FIGURES, 1)}
+_CANDLE_PROJECTION: Final = {"_id": 0, "timestamp": 1, **dict.fromkeys(CANDLE_FIGURES, 1)}
 
 
 class DbService(BaseCRUD):
@@ -672,13 +671,13 @@ class CandleDbService(DbService):
         with self._operation():
             found = await self.collection.find(
                 {**self._filter(context), "timestamp": {"$in": list(candles)}},
-                {**_CANDLE_FIELDS, "_id": 1},
+                {**_CANDLE_PROJECTION, "_id": 1},
             ).to_list()
         different: list[int] = []
         for document in found:
             timestamp = int(document["timestamp"])
             given: Mapping[str, Any] = candles[timestamp]
-            if any(document.get(name) != given[name] for name in _FIGURES):
+            if any(document.get(name) != given[name] for name in CANDLE_FIGURES):
                 different.append(timestamp)
             if isinstance(document["_id"], ObjectId):
                 ids[timestamp] = document["_id"]
@@ -703,7 +702,7 @@ class CandleDbService(DbService):
         self._cache.key((*context, start))
         query = {**self._filter(context), "timestamp": {"$gte": start, "$lt": end}}
         batches = self._mongo.raw_batches(
-            self._collection_name, query, _CANDLE_FIELDS, sort=[("timestamp", 1)]
+            self._collection_name, query, _CANDLE_PROJECTION, sort=[("timestamp", 1)]
         )
         async with aclosing(batches):
             return columns_from_batches([b"".join(documents) async for documents in batches])
@@ -718,7 +717,7 @@ class CandleDbService(DbService):
         found = await self._mongo.find_all_raw(
             self._collection_name,
             query,
-            _CANDLE_FIELDS,
+            _CANDLE_PROJECTION,
             sort=[("timestamp", 1)],
         )
         candles: list[Candle] = []
@@ -731,7 +730,7 @@ class CandleDbService(DbService):
                 if type(timestamp) not in _NUMBERS or timestamp % step:
                     continue
                 return None
-            if len(document) != len(_FIGURES) + 1 or any(
+            if len(document) != len(CANDLE_FIELDS) or any(
                 type(figure) not in _NUMBERS for figure in document.values()
             ):
                 return None

@@ -40,7 +40,7 @@ from ..adapters.files import (
     payload_moment,
 )
 from ..adapters.json_text import to_json
-from ..domains import CANDLE, INTERVAL_STEP_MS, Domain, Shape
+from ..domains import CANDLE, CANDLE_FIGURES, INTERVAL_STEP_MS, Domain, Shape
 from ..errors import (
     CorruptDataError,
     FastPersistError,
@@ -67,7 +67,6 @@ _WRITE_BYTES: Final = 8 * 1024 * 1024
 _CONTEXTS: Final = 100
 _DUPLICATE_KEY: Final = 11000
 _SHOWN_OF_WAY: Final = 40
-_FIGURES: Final = ("open", "high", "low", "close", "volume")
 _SIGNAL_ROWS: Final = ("storage", "signal", "schedule", "recent")
 _SIGNALS_OF_A_STRATEGY: Final = (
     "closedSignal", "cancelledSignal", "activatedSignal", "takeProfitSignal", "stopLossSignal",
@@ -709,7 +708,7 @@ def _row_of(domain: Domain, document: Mapping[str, Any]) -> tuple[Key, Any]:
     moment = key[-1]
     if isinstance(moment, float) and moment.is_integer():  # as the Node runner stores it
         moment = int(moment)
-    figures = {figure: document.get(figure) for figure in _FIGURES}
+    figures = {figure: document.get(figure) for figure in CANDLE_FIGURES}
     if any(not isinstance(figure, (int, float)) for figure in figures.values()):
         raise CorruptDataError("candle", "has a figure that is no number")
     return (*key[:-1], moment), {"timestamp": moment, **figures}
