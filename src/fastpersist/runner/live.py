@@ -29,7 +29,7 @@ from .engine import RunMismatchError
 from .feed import StoreFeed
 from .handover import position_of_row
 from .journal import LiveJournal
-from .orders import OrderKind, Outcome, Pending, look_for, send
+from .orders import CALL_SECONDS, OrderKind, Outcome, Pending, look_for, send
 from .position import Bar, Exit, ExitReason, Position
 from .rows import Rows
 from .strategy import ActivePosition, Signal, Strategy, StrategyError
@@ -48,7 +48,6 @@ _AMOUNT_BITS: Final = 1e-9
 _DUST: Final = 0.001
 _STALE_STEPS: Final = 3
 _DOUBTFUL_LOOKS: Final = 10
-_CALL_SECONDS: Final = 10.0
 _AWAY: Final = (StoreUnavailableError, BrokerUnavailableError, FeedUnavailableError)
 
 
@@ -136,11 +135,11 @@ class LiveEngine(Desk[LiveSlot]):
     @property
     def sessions(self) -> list[tuple[str, str, str, str, bool]]:
         """The sessions that hold the records: strategy, exchange, frame, symbol, mode."""
-        return [
-            (name, self._exchange, "", f"@{symbol}", False)
-            for symbol in self._symbols
-            for name in self._names
-        ]
+        return [self._session(name, symbol) for symbol in self._symbols for name in self._names]
+
+    def _session(self, name: str, symbol: str) -> tuple[str, str, str, str, bool]:
+        # A name that no symbol has keeps the record apart from the strategy's own session.
+        return name, self._exchange, "", f"@{symbol}", False
 
     @property
     def steps(self) -> dict[str, str]:
@@ -253,9 +252,10 @@ class LiveEngine(Desk[LiveSlot]):
         self, history: Tail, strategy: Strategy, name: str, fresh: bool
     ) -> LiveSlot:
         symbol = history.feed.symbol
-        session = (name, self._exchange, "", f"@{symbol}", False)
         slot: LiveSlot
-        journal = LiveJournal(self._registries, session, lambda: self._state(slot))
+        journal = LiveJournal(
+            self._registries, self._session(name, symbol), lambda: self._state(slot)
+        )
         slot = LiveSlot(strategy, name, self._rows[name], history, journal)
         now = self._clock.now()
         state = await journal.recover()
@@ -363,7 +363,7 @@ class LiveEngine(Desk[LiveSlot]):
 
     async def _open_orders(self, symbol: str) -> Sequence[OrderState]:
         try:
-            async with time_limit(_CALL_SECONDS):
+            async with time_limit(CALL_SECONDS):
                 return await self._broker.open_orders(symbol)
         except (asyncio.TimeoutError, OSError) as error:
             raise BrokerUnavailableError(
@@ -628,7 +628,7 @@ class LiveEngine(Desk[LiveSlot]):
     async def _watch_doubtful(self, slot: LiveSlot, context: Context) -> None:
         for order in list(slot.doubtful):
             try:
-                async with time_limit(_CALL_SECONDS):
+                async with time_limit(CALL_SECONDS):
                     state = await self._broker.find(order)
                     if state is not None and state.status == "open":
                         state = await self._broker.cancel(order)

@@ -33,14 +33,13 @@ from ..times import to_datetime
 from .base_crud import UPSERT_ATTEMPTS, BaseCRUD, upsert_of, utc_now
 from .cache import IdCacheService
 from .logger import LoggerService
-from .mongo import Document, MongoService
+from .mongo import DUPLICATE_KEY, Document, MongoService
 
 __all__ = ["CandleDbService", "DbService", "EntryDbService", "ListDbService", "ValueDbService"]
 
 Key = tuple[Any, ...]
 T = TypeVar("T")
 
-_DUPLICATE_KEY: Final = 11000
 _LIST_BATCH: Final = 1_000
 _CANDLE_BATCH: Final = 2_000
 _CANDLE_WINDOW: Final = 10_000
@@ -362,9 +361,7 @@ class UpsertDbService(DbService):
                     if index not in refused
                 )
                 # Two first writers raced: the document is there now, so the upsert updates it.
-                again = {
-                    left[error["index"]] for error in errors if error["code"] == _DUPLICATE_KEY
-                }
+                again = {left[error["index"]] for error in errors if error["code"] == DUPLICATE_KEY}
                 applied.failed |= refused - again if attempts_left else refused
                 if count < len(left):
                     # Deleted since the look, and the server does not say which.
@@ -654,7 +651,7 @@ class CandleDbService(DbService):
             raise error
         unique = {stored for stored, _ in self.domain.unique_index}
         for failure in error.details.get("writeErrors", []):
-            if failure.get("code") != _DUPLICATE_KEY:
+            if failure.get("code") != DUPLICATE_KEY:
                 raise error
             if set(failure.get("keyPattern", unique)) != unique:
                 raise StoreError(

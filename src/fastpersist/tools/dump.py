@@ -54,7 +54,7 @@ from ..payloads import checked_candles, checked_entry, checked_positions, checke
 from ..services.base_crud import UPSERT_ATTEMPTS
 from ..services.container import Container
 from ..services.db import encoded_fitting
-from ..services.mongo import LENIENT
+from ..services.mongo import DUPLICATE_KEY, LENIENT
 from ..times import now_ms, to_datetime
 from .backup import OnProgress
 
@@ -65,7 +65,6 @@ _BATCH_BYTES: Final = 16 * 1024 * 1024
 _CANDLE_BATCH: Final = 2_000
 _WRITE_BYTES: Final = 8 * 1024 * 1024
 _CONTEXTS: Final = 100
-_DUPLICATE_KEY: Final = 11000
 _SHOWN_OF_WAY: Final = 40
 _SIGNAL_ROWS: Final = ("storage", "signal", "schedule", "recent")
 _SIGNALS_OF_A_STRATEGY: Final = (
@@ -542,7 +541,7 @@ class _Import:
         for failure in failures:
             outcomes[failure["index"]] = (
                 "there"
-                if failure["code"] == _DUPLICATE_KEY
+                if failure["code"] == DUPLICATE_KEY
                 else StoreError(f"mongo: {failure['code']} {failure['errmsg']!s:.200}")
             )
         return outcomes
