@@ -27,7 +27,7 @@ from .context import Context
 from .desk import Desk, Event, Slot, short_id
 from .engine import RunMismatchError
 from .feed import StoreFeed
-from .handover import position_of_row
+from .handover import position_of_row, refuse_incomplete
 from .journal import LiveJournal
 from .orders import CALL_SECONDS, OrderKind, Outcome, Pending, look_for, send
 from .position import Bar, Exit, ExitReason, Position
@@ -281,11 +281,11 @@ class LiveEngine(Desk[LiveSlot]):
         if state is not None and not fresh:
             row = await self._registries.signal.read_signal_data(symbol, name, self._exchange)
             own = slot.open.id if slot.open is not None else None
-            if row is not None and not row.get("frameName") and row["id"] != own:
+            if row is not None and not row.get("frameName") and row.get("id") != own:
                 self._alarm(
                     self._context(slot, slot.met),
-                    f"another runner has left position {row['id']} of {name} on {symbol}, which is "
-                    "not looked after; close it there, or end it and start with --fresh",
+                    f"another runner has left position {row.get('id')} of {name} on {symbol}, "
+                    "which is not looked after; close it there, or end it and start with --fresh",
                 )  # fmt: skip
         if state is None or fresh:
             await journal.record()
@@ -296,6 +296,7 @@ class LiveEngine(Desk[LiveSlot]):
         key = (slot.symbol, slot.name, self._exchange)
         row = await self._registries.signal.read_signal_data(*key)
         if row is not None and not row.get("frameName"):
+            refuse_incomplete(row, f"signal {'/'.join(key)}")
             if row.get("multiplier", 1) != 1:
                 raise RunMismatchError(
                     f"{slot.name} on {slot.symbol} has a position {row['id']} of another runner "
@@ -309,6 +310,7 @@ class LiveEngine(Desk[LiveSlot]):
             return
         row = await self._registries.schedule.read_schedule_data(*key)
         if row is not None and not row.get("frameName"):
+            refuse_incomplete(row, f"schedule {'/'.join(key)}")
             slot.waiting = position_of_row(row, slot.strategy, {}, {})
             _logger.warning("%s on %s: waiting entry %s is taken over", *key[1::-1], row["id"])
 
