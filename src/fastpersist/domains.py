@@ -16,12 +16,15 @@ from .errors import ConfigurationError
 __all__ = [
     "BREAKEVEN",
     "CANDLE",
+    "CANDLE_FIELDS",
+    "CANDLE_FIGURES",
     "DOMAINS",
     "INTERVAL",
     "INTERVAL_STEP_MS",
     "LOG",
     "MEASURE",
     "MEMORY",
+    "MINUTE_MS",
     "NOTIFICATION",
     "PARTIAL",
     "RECENT",
@@ -55,6 +58,10 @@ INTERVAL_STEP_MS: Final[dict[str, int]] = {
     "1d": 1440 * MINUTE_MS,
 }
 """Candle intervals and their length in ms."""
+
+CANDLE_FIGURES: Final = ("open", "high", "low", "close", "volume")
+CANDLE_FIELDS: Final = ("timestamp", *CANDLE_FIGURES)
+"""Opening time and figures of a candle, in the order of all tables."""
 
 
 class Shape(Enum):

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Final
 
+from .domains import CANDLE_FIELDS
 from .errors import ConfigurationError, InvalidArgumentError
 from .hot.columns import CandleColumns, Column, missing_steps, rows
 from .payloads import interval_step
 
 __all__ = ["CandleFrame"]
-
-_NAMES: Final = ("timestamp", "open", "high", "low", "close", "volume")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +100,7 @@ class CandleFrame:
         """
         numpy = _package("numpy")
         arrays = {}
-        for name in _NAMES:
+        for name in CANDLE_FIELDS:
             column = getattr(self.columns, name)
             # A view of its own, since the buffer of a pure-Python column is writable.
             arrays[name] = numpy.asarray(column).view(column.kind)

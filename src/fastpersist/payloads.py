@@ -9,10 +9,10 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import Any, Final
+from typing import Any
 
 from .contracts import Candle
-from .domains import INTERVAL_STEP_MS
+from .domains import CANDLE_FIGURES, INTERVAL_STEP_MS
 from .errors import ConfigurationError, InvalidArgumentError, InvalidCandleError
 
 __all__ = [
@@ -26,8 +26,6 @@ __all__ = [
     "repair_positions",
     "repair_signal",
 ]
-
-_FIGURES: Final = ("open", "high", "low", "close", "volume")
 
 
 def interval_step(interval: str) -> int:
@@ -69,7 +67,7 @@ def checked_candles(candles: Sequence[Candle], step: int, now: int) -> list[Cand
         if not 0 <= timestamp < 2**53:
             raise InvalidCandleError(row, f"timestamp {timestamp} is no moment of trading")
         opened, high, low, close, volume = (
-            _figure(row, name, candle.get(name)) for name in _FIGURES
+            _figure(row, name, candle.get(name)) for name in CANDLE_FIGURES
         )
         if not (low <= opened <= high and low <= close <= high):
             raise InvalidCandleError(

@@ -10,7 +10,7 @@ import pytest
 
 from candle_rows import START_MS, random_walk
 from fastpersist import InvalidArgumentError
-from fastpersist.errors import StoreUnavailableError
+from fastpersist.errors import CorruptDataError, StoreUnavailableError
 from fastpersist.registry import Registries
 from fastpersist.runner import Context, Engine, Signal, StoreFeed
 from fastpersist.runner.broker import (
@@ -599,6 +599,27 @@ async def test_an_entry_of_another_runner_is_taken_over() -> None:
     await world.run(strategy)
     assert strategy.events()[0] == ("opened", 2, 98.5)
     assert world.value("schedule") is None
+
+
+@pytest.mark.parametrize(
+    ("domain", "lacking", "named"),
+    [
+        ("signal", ["cost"], "cost"),
+        ("signal", ["id", "pendingAt"], "id, pendingAt"),
+        ("schedule", ["scheduledAt"], "scheduledAt"),
+    ],
+)
+async def test_a_row_that_does_not_tell_its_position_is_named(
+    domain: str, lacking: list[str], named: str
+) -> None:
+    world = World(QUIET, QUIET)
+    row = node_row(_isScheduled=domain == "schedule")
+    for name in lacking:
+        del row[name]
+    registry = getattr(world.registries(), domain)
+    await getattr(registry, f"write_{domain}_data")("BTC", "scripted", "demo", row)
+    with pytest.raises(CorruptDataError, match=f"{domain} BTC/scripted/demo: lacks {named}, which"):
+        await world.run(Scripted({}))
 
 
 async def test_rows_of_a_backtest_are_not_taken_over() -> None:

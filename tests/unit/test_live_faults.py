@@ -26,11 +26,11 @@ from fastpersist.runner.broker import (
     OrderState,
 )
 from fastpersist.runner.candle_file import CandleFileError
+from fastpersist.runner.candles import bars_of
 from fastpersist.runner.clock import Clock
 from fastpersist.runner.engine import RunMismatchError
 from fastpersist.runner.live import LiveEngine
 from fastpersist.runner.position import Bar
-from fastpersist.runner.stream import bars_of
 from live_kit import FakeClock, LiveFeed, LossyBroker
 from live_world import (
     LIMIT,
@@ -288,7 +288,7 @@ async def test_a_doubtful_order_that_is_open_is_taken_back_and_watched(gives_in:
 async def test_a_broker_that_hangs_does_not_hold_up_the_watch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(live_module, "_CALL_SECONDS", 0.02)
+    monkeypatch.setattr(live_module, "CALL_SECONDS", 0.02)
 
     class Hanging(LossyBroker):
         async def find(self, order: Order) -> OrderState | None:

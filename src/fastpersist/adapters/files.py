@@ -28,7 +28,7 @@ from typing import Any, Final
 
 from ..contracts import Candle
 from ..disk import BINARY, sync_directory
-from ..domains import DOMAINS, Domain, Field, Shape
+from ..domains import CANDLE_FIELDS, DOMAINS, Domain, Field, Shape
 from ..errors import CorruptDataError, FastPersistError, InvalidArgumentError, StoreError
 from ..hot.columns import CandleColumns, columns_from_rows
 from ..hot.keys import KeyTemplate
@@ -64,7 +64,6 @@ LONGEST_TEXT: Final = 6 * 16 * 1024 * 1024
 """Most bytes that a row has as JSON: MongoDB takes 16 MiB, and a control character, one byte there,
 is written as ``\\u0001``."""
 _AT_ONCE: Final[int] = getattr(os, "O_NONBLOCK", 0)
-_CANDLE_FIELDS: Final = ("timestamp", "open", "high", "low", "close", "volume")
 _NOT_JSON: Final = object()
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 _Job = Callable[[], bool]
@@ -319,7 +318,7 @@ class FilesBackend:
         texts: dict[str, tuple[Candle, bytes]] = {}
         for row, candle in enumerate(candles):
             path = self._absolute(layout.file((*context, candle["timestamp"])))
-            plain = {name: candle[name] for name in _CANDLE_FIELDS}
+            plain = {name: candle[name] for name in CANDLE_FIELDS}
             texts.setdefault(path, (candle, to_json(plain, f"candles[{row}]")))
 
         def write() -> bool:
@@ -818,7 +817,7 @@ def _load_candle(path: str, timestamp: int) -> Candle | None:
     if text is None:
         return None
     value = _parsed(text)
-    candle = {name: value.get(name) for name in _CANDLE_FIELDS} if isinstance(value, dict) else {}
+    candle = {name: value.get(name) for name in CANDLE_FIELDS} if isinstance(value, dict) else {}
     if candle.get("timestamp") == timestamp and all(map(_is_number, candle.values())):
         candle["timestamp"] = timestamp
         return candle  # type: ignore[return-value]  # a dict of the six fields, checked above

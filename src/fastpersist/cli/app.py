@@ -32,14 +32,12 @@ from .live import run_live
 from .process import run_until_interrupted
 from .report import ReportOptions, report
 from .run import RunOptions, run
-from .toolbox import folder_option, json_option, output, store_options
+from .toolbox import PATH, folder_option, json_option, output, store_options
 
 __all__ = ["run_app"]
 
 console = output(highlight=True)
 errors = Console(stderr=True)
-
-FILE = click.Path(path_type=Path)
 
 
 def _show_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
@@ -90,15 +88,15 @@ def _each(context: click.Context, parameter: click.Parameter, texts: tuple[str, 
 
 
 @app.command("run")
-@click.argument("strategy", type=FILE, envvar="STRATEGY_FILE")
-@click.argument("more_candles", type=FILE, nargs=-1)
+@click.argument("strategy", type=PATH, envvar="STRATEGY_FILE")
+@click.argument("more_candles", type=PATH, nargs=-1)
 @click.option(
     "--mode", type=click.Choice(["backtest", "paper", "live"]), default="backtest", envvar="MODE",
     show_default=True, show_envvar=True,
     help="Replay candles, or run on the clock with orders on paper, or with real ones.",
 )  # fmt: skip
 @click.option(
-    "--candles", type=FILE, multiple=True,
+    "--candles", type=PATH, multiple=True,
     help="Files to replay: CSV, CSV.gz, Parquet or Arrow with the columns time, open, high, low, "
     "close, volume; more files may follow, one for each symbol. Times are opening times in ms or s "
     "since the epoch, or text, which counts as UTC unless it names a zone. Stored candles are "
@@ -144,7 +142,7 @@ def _each(context: click.Context, parameter: click.Parameter, texts: tuple[str, 
     show_envvar=True, show_default="60050 on paper and live, none in a backtest",
     help="Port of the health endpoint; 0 takes a free one.",
 )  # fmt: skip
-@click.option("--files", type=FILE, help="Keep all state in files below this folder.")
+@click.option("--files", type=PATH, help="Keep all state in files below this folder.")
 @click.option("--dummy", is_flag=True, help="Keep nothing.")
 @store_options
 def run_command(
@@ -209,10 +207,10 @@ def run_command(
 @click.option("--start", required=True, help="First opening time: ISO text (UTC) or ms.")
 @click.option("--end", required=True, help="The moment before which the last candle opens.")
 @click.option(
-    "--output", type=FILE, help="A .csv, .csv.gz, .parquet or .arrow file; CSV is printed else."
+    "--output", type=PATH, help="A .csv, .csv.gz, .parquet or .arrow file; CSV is printed else."
 )
 @json_option
-@click.option("--files", type=FILE, help="Read the file family below this folder.")
+@click.option("--files", type=PATH, help="Read the file family below this folder.")
 @store_options
 def export_candles_command(
     symbol: str,
@@ -247,9 +245,9 @@ def export_candles_command(
 @app.command("report")
 @click.argument("run_id", metavar="[RUN]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the closed positions.")
-@click.option("--csv", type=FILE, help="Write the closed positions to this file.")
-@click.option("--html", type=FILE, help="Write one page with curves, candles and positions.")
-@click.option("--files", type=FILE, help="Read the file family below this folder.")
+@click.option("--csv", type=PATH, help="Write the closed positions to this file.")
+@click.option("--html", type=PATH, help="Write one page with curves, candles and positions.")
+@click.option("--files", type=PATH, help="Read the file family below this folder.")
 @store_options
 def report_command(
     run_id: str | None,

@@ -20,6 +20,7 @@ from ..tools.connection import connected
 from ..tools.restore import Restore, restore, verify
 from .process import run_until_interrupted
 from .toolbox import (
+    PATH,
     json_option,
     known_domains,
     named_errors,
@@ -36,11 +37,9 @@ from .toolbox import (
 
 __all__ = ["backup_command", "restore_command"]
 
-_FILE = click.Path(path_type=Path)
-
 
 @click.command("backup")
-@click.argument("file", type=_FILE)
+@click.argument("file", type=PATH)
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 @json_option
 @store_options
@@ -65,7 +64,7 @@ def backup_command(
 
 
 @click.command("restore")
-@click.argument("file", type=_FILE)
+@click.argument("file", type=PATH)
 @click.option("--merge", is_flag=True, help="Into a used database; the newest of each wins.")
 @click.option("--verify", "only_verify", is_flag=True, help="Check the archive and write nothing.")
 @json_option

@@ -74,8 +74,8 @@ def warm_command(
     )
     for result in warmed:
         figures = (result.documents, result.ids, result.without_id)
-        shown = ["-"] * 3 if result.is_left_out else [f"{figure:,}" for figure in figures]
-        table.add_row(result.domain, *shown)
+        cells = ["-"] * 3 if result.is_left_out else [f"{figure:,}" for figure in figures]
+        table.add_row(result.domain, *cells)
     console.print(table)
     if any(result.is_left_out for result in warmed):
         console.print("candles are left out: the setting candle_ids is off")

@@ -15,6 +15,7 @@ from typing import Any, Final, TextIO
 from rich.console import Console
 
 from ..adapters.files import FilesBackend
+from ..domains import CANDLE_FIELDS
 from ..errors import InvalidArgumentError
 from ..frames import CandleFrame
 from ..registry import Registries
@@ -102,7 +103,7 @@ def _writer(output: Path | None) -> Callable[[CandleFrame], None]:
 
 def _write_csv(frame: CandleFrame, file: TextIO) -> None:
     rows = csv.writer(file, lineterminator="\n")
-    rows.writerow(("timestamp", "open", "high", "low", "close", "volume"))
+    rows.writerow(CANDLE_FIELDS)
     columns = (frame.timestamp, frame.open, frame.high, frame.low, frame.close, frame.volume)
     rows.writerows(zip(*(column.tolist() for column in columns), strict=True))
 

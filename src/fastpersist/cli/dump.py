@@ -19,6 +19,7 @@ from ..tools.connection import connected
 from ..tools.dump import DumpReport, export_dump, import_dump
 from .process import run_until_interrupted
 from .toolbox import (
+    PATH,
     json_option,
     known_domains,
     named_domain,
@@ -33,12 +34,11 @@ from .toolbox import (
 
 __all__ = ["export_dump_command", "import_dump_command"]
 
-_DIR: Final = click.Path(path_type=Path)
 _SHOWN: Final = 50
 
 
 @click.command("import-dump")
-@click.argument("folder_of_dump", metavar="DIR", type=_DIR)
+@click.argument("folder_of_dump", metavar="DIR", type=PATH)
 @click.option("--symbol", "symbols", multiple=True, help="A symbol that is in it.")
 @click.option("--strategy", "strategies", multiple=True, help="A strategy that is in it.")
 @click.option("--exchange", "exchanges", multiple=True, help="An exchange that is in it.")
@@ -82,7 +82,7 @@ def import_dump_command(
 
 
 @click.command("export-dump")
-@click.argument("folder_of_dump", metavar="DIR", type=_DIR)
+@click.argument("folder_of_dump", metavar="DIR", type=PATH)
 @click.option("--domain", "names", multiple=True, help="Only this domain; more may follow.")
 @click.option("--overwrite", is_flag=True, help="Replace files that have other content.")
 @json_option

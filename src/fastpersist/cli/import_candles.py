@@ -25,6 +25,7 @@ from ..tools.candles import CandleImport, import_file
 from .exchanges import Exchanges, named_exchange
 from .process import run_until_interrupted
 from .toolbox import (
+    PATH,
     json_option,
     new_table,
     output,
@@ -37,7 +38,6 @@ from .toolbox import (
 
 __all__ = ["import_candles_command"]
 
-_FILE: Final = click.Path(path_type=Path)
 _SHOWN_GAPS: Final = 20
 
 
@@ -56,7 +56,7 @@ class _Found:
 
 
 @click.command("import-candles")
-@click.argument("files", type=_FILE, nargs=-1, required=True)
+@click.argument("files", type=PATH, nargs=-1, required=True)
 @click.option(
     "--exchange", required=True, envvar="EXCHANGE", show_envvar=True,
     help="Exchange in the stored contexts.",

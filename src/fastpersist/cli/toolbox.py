@@ -32,6 +32,7 @@ from ..settings import Settings
 from ..tools.backup import OnProgress
 
 __all__ = [
+    "PATH",
     "folder_option",
     "json_option",
     "known_domains",
@@ -53,9 +54,12 @@ __all__ = [
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
+PATH: Final = click.Path(path_type=Path)
+"""The type of an option or argument that names a file or a folder."""
+
 folder_option = click.option(
     "--folder",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=lambda: Settings.load().local_folder,
     show_default="FASTPERSIST_LOCAL_FOLDER, else .fastpersist",
     help="Where local servers keep their data.",

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 from ..contracts import Candle
-from ..domains import INTERVAL_STEP_MS
+from ..domains import CANDLE_FIGURES, INTERVAL_STEP_MS
 from ..errors import (
     ConfigurationError,
     FastPersistError,
@@ -41,7 +41,6 @@ _COLUMNS: Final = {
     "volume": ("volume", "vol", "v"),
 }
 _DAY_FIRST: Final = re.compile(r"(\d\d)\.(\d\d)\.(\d{4})(.*)\Z")
-_FIGURES: Final = ("open", "high", "low", "close", "volume")
 _CHECKED_AT_ONCE: Final = 10_000
 # Ten digits of seconds last until the year 2286, twelve of ms began in 1973.
 _MILLISECONDS_FROM: Final = 100_000_000_000
@@ -138,7 +137,7 @@ def read_candle_file(
     except OSError as error:
         raise CandleFileError(path, 1, f"cannot be read: {error.strerror}") from error
     moments, lines = array("q"), array("q")
-    figures = [array("d") for _ in _FIGURES]
+    figures = [array("d") for _ in CANDLE_FIGURES]
     is_table = path.suffix.lower() in _TABLES
     previous = None
     for line, timestamp, cells in (
@@ -148,7 +147,7 @@ def read_candle_file(
             what = "is there twice" if timestamp == previous else "is out of order"
             raise CandleFileError(path, line, f"the candle of {timestamp} ms {what}")
         previous = timestamp
-        for name, column, cell in zip(_FIGURES, figures, cells, strict=True):
+        for name, column, cell in zip(CANDLE_FIGURES, figures, cells, strict=True):
             column.append(_number(path, line, name, cell))
         lines.append(line)
         moments.append(timestamp)
@@ -216,7 +215,7 @@ def _csv_rows(path: Path, data: bytes, is_growing: bool) -> Iterator[_Row]:
                         path, line, f"{len(cells)} columns, while the header has {len(header)}"
                     )
                 timestamp = _timestamp(path, line, cells[places["timestamp"]])
-                yield line, timestamp, [cells[places[name]] for name in _FIGURES]
+                yield line, timestamp, [cells[places[name]] for name in CANDLE_FIGURES]
     except (UnicodeDecodeError, EOFError, OSError, csv.Error, zlib.error) as error:
         raise CandleFileError(path, 1, f"cannot be read as CSV: {error}") from error
 

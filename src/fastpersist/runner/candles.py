@@ -6,17 +6,16 @@ from bisect import bisect_left, bisect_right
 from collections.abc import AsyncGenerator
 from typing import Final, Protocol
 
-from ..domains import INTERVAL_STEP_MS
+from ..domains import INTERVAL_STEP_MS, MINUTE_MS
 from ..errors import InvalidArgumentError
 from ..frames import CandleFrame
 from ..hot.columns import CandleColumns, Column, aggregated, part
 from .clock import Clock
 from .position import Bar
 
-__all__ = ["CandleFeed", "History", "Lookback", "Tail"]
+__all__ = ["CandleFeed", "History", "Lookback", "Tail", "bars_of"]
 
 _WINDOW: Final = 10_000
-_MINUTE_MS: Final = 60_000
 _PRICE_CANDLES: Final = 5
 _MOST_LATE: Final = 5
 
@@ -52,6 +51,17 @@ class CandleFeed(Protocol):
         """
 
 
+def bars_of(columns: CandleColumns) -> list[Bar]:
+    """Return columns as bars."""
+    return [
+        Bar(*figures)
+        for figures in zip(
+            columns.timestamp.tolist(), columns.open.tolist(), columns.high.tolist(),
+            columns.low.tolist(), columns.close.tolist(), columns.volume.tolist(), strict=True,
+        )
+    ]  # fmt: skip
+
+
 class Lookback:
     """Of the bars that have closed, any part.
 
@@ -83,7 +93,7 @@ class Lookback:
         assert columns is not None
         if row < 0:
             return 0.0
-        if self.step != _MINUTE_MS:
+        if self.step != MINUTE_MS:
             last: float = columns.close[row]
             return last
         high, low, close, volumes = columns.high, columns.low, columns.close, columns.volume
@@ -203,18 +213,7 @@ class History(Lookback):
         columns = await self.feed.window(self._reaches_to, end)
         moments = columns.timestamp.tolist()
         before = bisect_right(moments, start - 1)
-        self._bars = [
-            Bar(*figures)
-            for figures in zip(
-                moments[before:],
-                columns.open.tolist()[before:],
-                columns.high.tolist()[before:],
-                columns.low.tolist()[before:],
-                columns.close.tolist()[before:],
-                columns.volume.tolist()[before:],
-                strict=True,
-            )
-        ]
+        self._bars = bars_of(part(columns, before, len(columns)))
         self._columns, self._moments = columns, moments
         self._before, self._place = before, 0
         self._longer.clear()

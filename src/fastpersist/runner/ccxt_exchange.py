@@ -20,7 +20,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from ..deadlines import time_limit
-from ..domains import INTERVAL_STEP_MS
+from ..domains import CANDLE_FIELDS, CANDLE_FIGURES, INTERVAL_STEP_MS
 from ..errors import ClosedError, ConfigurationError, FastPersistError, InvalidArgumentError
 from ..hot.columns import CandleColumns, columns_from_rows
 from ..payloads import interval_step
@@ -54,7 +54,6 @@ _TEXT: Final = 200
 _SHORTEST_SECRET: Final = 4
 _LIMIT_STATUSES: Final = (418, 429)
 _ALMOST: Final = Decimal("0.999999999")
-_NAMES: Final = ("timestamp", "open", "high", "low", "close", "volume")
 _CREDENTIALS: Final = (
     "apiKey", "secret", "password", "uid", "login", "twofa", "token", "accountId", "privateKey",
     "walletAddress",
@@ -456,8 +455,8 @@ class CcxtFeed:
                 figures = [figure for value in row[1:6] if (figure := _figure(value)) is not None]
                 moment = int(row[0])
                 last = max(last, moment)
-                if start <= moment < stop and len(figures) == len(_NAMES) - 1:
-                    candles[moment] = dict(zip(_NAMES, (moment, *figures), strict=True))
+                if start <= moment < stop and len(figures) == len(CANDLE_FIGURES):
+                    candles[moment] = dict(zip(CANDLE_FIELDS, (moment, *figures), strict=True))
             # A page without anything new: no trades for so long, or the line's end.
             place = last + step if last > place or place in candles else place + limit * step
         return columns_from_rows([candles[moment] for moment in sorted(candles)])

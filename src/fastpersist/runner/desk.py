@@ -442,11 +442,11 @@ class Desk(ABC, Generic[SlotT]):
         )
 
     def _risk_rows(self, profile: str) -> list[Any]:
-        rows: list[Any] = []
-        for slot in self._all_slots():
-            if slot.open is not None and slot.strategy.risk_name == profile:
-                rows += slot.rows.risk([(slot.name, slot.open)])
-        return rows
+        return [
+            slot.rows.risk(slot.open)
+            for slot in self._all_slots()
+            if slot.open is not None and slot.strategy.risk_name == profile
+        ]
 
     def _store(self, row: dict[str, Any], slot: SlotT) -> None:
         row["run"] = dict(self._run_row)

@@ -4,12 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
+from ..errors import CorruptDataError
 from .position import Position
 from .strategy import Strategy
 
-__all__ = ["position_of_row"]
+__all__ = ["position_of_row", "refuse_incomplete"]
+
+_NEEDED: Final = (
+    "id", "symbol", "position", "priceOpen", "priceTakeProfit", "priceStopLoss", "scheduledAt",
+)  # fmt: skip
+
+
+def refuse_incomplete(row: Mapping[str, Any], place: str) -> None:
+    """Refuse a row that does not tell its position, as a script may have written it.
+
+    Raises:
+        CorruptDataError: It lacks fields; the error names them and `place`.
+    """
+    needed = [*_NEEDED]
+    if not row.get("_entry"):
+        needed.append("cost")
+    if not row.get("_isScheduled"):
+        needed.append("pendingAt")
+    lacking = [name for name in needed if row.get(name) is None]
+    if lacking:
+        raise CorruptDataError(
+            place,
+            f"lacks {', '.join(lacking)}, which a run needs to look after it",
+            hint="complete it, or clear it by writing None",
+        )
 
 
 def position_of_row(

@@ -27,9 +27,9 @@ from .context import Context
 from .desk import Desk, Event, Slot, short_id
 from .engine import RunMismatchError
 from .feed import StoreFeed
-from .handover import position_of_row
+from .handover import position_of_row, refuse_incomplete
 from .journal import LiveJournal
-from .orders import OrderKind, Outcome, Pending, look_for, send
+from .orders import CALL_SECONDS, OrderKind, Outcome, Pending, look_for, send
 from .position import Bar, Exit, ExitReason, Position
 from .rows import Rows
 from .strategy import ActivePosition, Signal, Strategy, StrategyError
@@ -48,7 +48,6 @@ _AMOUNT_BITS: Final = 1e-9
 _DUST: Final = 0.001
 _STALE_STEPS: Final = 3
 _DOUBTFUL_LOOKS: Final = 10
-_CALL_SECONDS: Final = 10.0
 _AWAY: Final = (StoreUnavailableError, BrokerUnavailableError, FeedUnavailableError)
 
 
@@ -136,11 +135,11 @@ class LiveEngine(Desk[LiveSlot]):
     @property
     def sessions(self) -> list[tuple[str, str, str, str, bool]]:
         """The sessions that hold the records: strategy, exchange, frame, symbol, mode."""
-        return [
-            (name, self._exchange, "", f"@{symbol}", False)
-            for symbol in self._symbols
-            for name in self._names
-        ]
+        return [self._session(name, symbol) for symbol in self._symbols for name in self._names]
+
+    def _session(self, name: str, symbol: str) -> tuple[str, str, str, str, bool]:
+        # A name that no symbol has keeps the record apart from the strategy's own session.
+        return name, self._exchange, "", f"@{symbol}", False
 
     @property
     def steps(self) -> dict[str, str]:
@@ -253,9 +252,10 @@ class LiveEngine(Desk[LiveSlot]):
         self, history: Tail, strategy: Strategy, name: str, fresh: bool
     ) -> LiveSlot:
         symbol = history.feed.symbol
-        session = (name, self._exchange, "", f"@{symbol}", False)
         slot: LiveSlot
-        journal = LiveJournal(self._registries, session, lambda: self._state(slot))
+        journal = LiveJournal(
+            self._registries, self._session(name, symbol), lambda: self._state(slot)
+        )
         slot = LiveSlot(strategy, name, self._rows[name], history, journal)
         now = self._clock.now()
         state = await journal.recover()
@@ -281,11 +281,11 @@ class LiveEngine(Desk[LiveSlot]):
         if state is not None and not fresh:
             row = await self._registries.signal.read_signal_data(symbol, name, self._exchange)
             own = slot.open.id if slot.open is not None else None
-            if row is not None and not row.get("frameName") and row["id"] != own:
+            if row is not None and not row.get("frameName") and row.get("id") != own:
                 self._alarm(
                     self._context(slot, slot.met),
-                    f"another runner has left position {row['id']} of {name} on {symbol}, which is "
-                    "not looked after; close it there, or end it and start with --fresh",
+                    f"another runner has left position {row.get('id')} of {name} on {symbol}, "
+                    "which is not looked after; close it there, or end it and start with --fresh",
                 )  # fmt: skip
         if state is None or fresh:
             await journal.record()
@@ -296,6 +296,7 @@ class LiveEngine(Desk[LiveSlot]):
         key = (slot.symbol, slot.name, self._exchange)
         row = await self._registries.signal.read_signal_data(*key)
         if row is not None and not row.get("frameName"):
+            refuse_incomplete(row, f"signal {'/'.join(key)}")
             if row.get("multiplier", 1) != 1:
                 raise RunMismatchError(
                     f"{slot.name} on {slot.symbol} has a position {row['id']} of another runner "
@@ -309,6 +310,7 @@ class LiveEngine(Desk[LiveSlot]):
             return
         row = await self._registries.schedule.read_schedule_data(*key)
         if row is not None and not row.get("frameName"):
+            refuse_incomplete(row, f"schedule {'/'.join(key)}")
             slot.waiting = position_of_row(row, slot.strategy, {}, {})
             _logger.warning("%s on %s: waiting entry %s is taken over", *key[1::-1], row["id"])
 
@@ -363,7 +365,7 @@ class LiveEngine(Desk[LiveSlot]):
 
     async def _open_orders(self, symbol: str) -> Sequence[OrderState]:
         try:
-            async with time_limit(_CALL_SECONDS):
+            async with time_limit(CALL_SECONDS):
                 return await self._broker.open_orders(symbol)
         except (asyncio.TimeoutError, OSError) as error:
             raise BrokerUnavailableError(
@@ -628,7 +630,7 @@ class LiveEngine(Desk[LiveSlot]):
     async def _watch_doubtful(self, slot: LiveSlot, context: Context) -> None:
         for order in list(slot.doubtful):
             try:
-                async with time_limit(_CALL_SECONDS):
+                async with time_limit(CALL_SECONDS):
                     state = await self._broker.find(order)
                     if state is not None and state.status == "open":
                         state = await self._broker.cancel(order)
@@ -731,11 +733,11 @@ class LiveEngine(Desk[LiveSlot]):
         """Store a profile's positions again if another process has written over ours."""
         profile = slot.strategy.risk_name
         stored = await self._registries.risk.read_position_data(profile, self._exchange)
-        if f"{slot.name}_{self._exchange}_{slot.symbol}" not in {key for key, _ in stored}:
+        if slot.rows.risk_key(slot.symbol) not in {key for key, _ in stored}:
             self._stale_risks.add(profile)
 
     async def _risk_rows_elsewhere(self, profile: str) -> list[Any]:
-        own = {f"{slot.name}_{self._exchange}_{slot.symbol}" for slot in self._all_slots()}
+        own = {slot.rows.risk_key(slot.symbol) for slot in self._all_slots()}
         stored = await self._registries.risk.read_position_data(profile, self._exchange)
         return [[key, row] for key, row in stored if key not in own]
 

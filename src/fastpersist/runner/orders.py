@@ -11,11 +11,13 @@ from .broker import Broker, BrokerError, Order, OrderRejectedError, OrderState
 from .clock import Clock
 from .position import ExitReason
 
-__all__ = ["OrderKind", "Outcome", "Pending", "look_for", "send"]
+__all__ = ["CALL_SECONDS", "OrderKind", "Outcome", "Pending", "look_for", "send"]
 
 OrderKind = Literal["open", "close", "part"]
 
-_CALL_SECONDS: Final = 10.0
+CALL_SECONDS: Final = 10.0
+"""How long a call of a broker may take."""
+
 _LOOK_PAUSES: Final = (0.0, 0.5, 1.0, 2.0)
 _FILL_PAUSES: Final = (0.1, 0.3, 0.6, 1.0, 2.0, 3.0)
 _SURELY_ARRIVED_MS: Final = 60_000
@@ -69,7 +71,7 @@ async def send(broker: Broker, pending: Pending, clock: Clock) -> Outcome:
     order = pending.order
     call = broker.open if pending.kind == "open" else broker.close
     try:
-        async with time_limit(_CALL_SECONDS):
+        async with time_limit(CALL_SECONDS):
             state = await call(order)
     except OrderRejectedError as error:
         return Outcome("refused", message=str(error))
@@ -93,7 +95,7 @@ async def look_for(
     for pause in _LOOK_PAUSES:
         await clock.sleep(pause)
         try:
-            async with time_limit(_CALL_SECONDS):
+            async with time_limit(CALL_SECONDS):
                 state = await broker.find(order)
         except (BrokerError, asyncio.TimeoutError, OSError) as error:
             message = str(error) or message
@@ -115,10 +117,10 @@ async def _final(broker: Broker, order: Order, state: OrderState, clock: Clock) 
             if state.status != "open":
                 return Outcome("done", state)
             await clock.sleep(pause)
-            async with time_limit(_CALL_SECONDS):
+            async with time_limit(CALL_SECONDS):
                 state = await broker.find(order) or state
         if state.status == "open":
-            async with time_limit(_CALL_SECONDS):
+            async with time_limit(CALL_SECONDS):
                 state = await broker.cancel(order)
     except (BrokerError, asyncio.TimeoutError, OSError) as error:
         return Outcome("unknown", state, str(error) or "the broker did not answer")

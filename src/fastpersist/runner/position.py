@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
 from ..contracts import PnL
+from ..domains import MINUTE_MS
 
 __all__ = ["Bar", "Exit", "ExitReason", "Position"]
 
-_MINUTE_MS: Final = 60_000
 _LEVELS: Final = range(10, 101, 10)
 
 
@@ -131,7 +131,7 @@ class Position:
         extreme = bar.high if self.is_long else bar.low
         if self.direction * (extreme - self.price_take_profit) >= 0:
             return Exit("take_profit", self.price_take_profit)
-        if self.minutes is not None and closes_at >= self.pending_at + self.minutes * _MINUTE_MS:
+        if self.minutes is not None and closes_at >= self.pending_at + self.minutes * MINUTE_MS:
             return Exit("time_expired", self._slipped(bar.close))
         return None
 

@@ -98,25 +98,26 @@ class Rows:
             row["closeTimestamp"] = when
         return row
 
-    def risk(self, positions: Sequence[tuple[str, Position]]) -> list[Any]:
-        """Return the rows of risk (4.3) for positions with the names of their strategies."""
+    def risk_key(self, symbol: str) -> str:
+        """Return the text that tells the strategy's position on `symbol` from others in risk."""
+        return f"{self._strategy_name}_{self._exchange_name}_{symbol}"
+
+    def risk(self, position: Position) -> list[Any]:
+        """Return the pair of risk (4.3): key and position."""
         return [
-            [
-                f"{strategy_name}_{self._exchange_name}_{position.symbol}",
-                {
-                    "strategyName": strategy_name,
-                    "exchangeName": self._exchange_name,
-                    "frameName": self._frame_name,
-                    "symbol": position.symbol,
-                    "position": "long" if position.is_long else "short",
-                    "priceOpen": position.price_open,
-                    "priceStopLoss": position.price_stop_loss,
-                    "priceTakeProfit": position.price_take_profit,
-                    "minuteEstimatedTime": _minutes(position),
-                    "openTimestamp": position.pending_at,
-                },
-            ]
-            for strategy_name, position in positions
+            self.risk_key(position.symbol),
+            {
+                "strategyName": self._strategy_name,
+                "exchangeName": self._exchange_name,
+                "frameName": self._frame_name,
+                "symbol": position.symbol,
+                "position": "long" if position.is_long else "short",
+                "priceOpen": position.price_open,
+                "priceStopLoss": position.price_stop_loss,
+                "priceTakeProfit": position.price_take_profit,
+                "minuteEstimatedTime": _minutes(position),
+                "openTimestamp": position.pending_at,
+            },
         ]
 
     def notification(

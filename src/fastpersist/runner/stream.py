@@ -10,12 +10,11 @@ from typing import Final
 
 from ..domains import INTERVAL_STEP_MS
 from ..errors import FastPersistError
-from ..hot.columns import CandleColumns
-from .candles import CandleFeed
+from .candles import CandleFeed, bars_of
 from .clock import Clock
 from .position import Bar
 
-__all__ = ["FeedUnavailableError", "bars_of", "polled", "steady"]
+__all__ = ["FeedUnavailableError", "polled", "steady"]
 
 _AFTER_CLOSE_MS: Final = 500
 _POLL_SECONDS: Final = 1.0
@@ -30,17 +29,6 @@ class FeedUnavailableError(FastPersistError):
     """A feed did not give its candles; it may do so later."""
 
     retryable = True
-
-
-def bars_of(columns: CandleColumns) -> list[Bar]:
-    """Return columns as bars."""
-    return [
-        Bar(*figures)
-        for figures in zip(
-            columns.timestamp.tolist(), columns.open.tolist(), columns.high.tolist(),
-            columns.low.tolist(), columns.close.tolist(), columns.volume.tolist(), strict=True,
-        )
-    ]  # fmt: skip
 
 
 async def polled(feed: CandleFeed, since: int, clock: Clock) -> AsyncGenerator[Bar, None]:

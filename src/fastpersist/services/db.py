@@ -24,7 +24,7 @@ from pymongo.errors import BulkWriteError
 
 from ..coalesce import Coalescer
 from ..contracts import Candle
-from ..domains import Domain, Shape
+from ..domains import CANDLE_FIELDS, CANDLE_FIGURES, Domain, Shape
 from ..errors import InvalidDocumentError, StoreError, StoreUnavailableError
 from ..hot.bson import decode, encode
 from ..hot.codec import MAX_SIZE
@@ -33,14 +33,13 @@ from ..times import to_datetime
 from .base_crud import UPSERT_ATTEMPTS, BaseCRUD, upsert_of, utc_now
 from .cache import IdCacheService
 from .logger import LoggerService
-from .mongo import Document, MongoService
+from .mongo import DUPLICATE_KEY, Document, MongoService
 
 __all__ = ["CandleDbService", "DbService", "EntryDbService", "ListDbService", "ValueDbService"]
 
 Key = tuple[Any, ...]
 T = TypeVar("T")
 
-_DUPLICATE_KEY: Final = 11000
 _LIST_BATCH: Final = 1_000
 _CANDLE_BATCH: Final = 2_000
 _CANDLE_WINDOW: Final = 10_000
@@ -51,8 +50,7 @@ _LOOK_SHARE: Final = 0.25
 _ROOM_FOR_NAMES: Final = 8 * 1024
 _ID_ELEMENT: Final = b"\x07_id\0"
 _NUMBERS: Final = (int, float)
-_FIGURES: Final = ("open", "high", "low", "close", "volume")
-_CANDLE_FIELDS: Final = {"_id": 0, "timestamp": 1, **dict.fromkeys(_FIGURES, 1)}
+_CANDLE_PROJECTION: Final = {"_id": 0, "timestamp": 1, **dict.fromkeys(CANDLE_FIGURES, 1)}
 
 
 class DbService(BaseCRUD):
@@ -363,9 +361,7 @@ class UpsertDbService(DbService):
                     if index not in refused
                 )
                 # Two first writers raced: the document is there now, so the upsert updates it.
-                again = {
-                    left[error["index"]] for error in errors if error["code"] == _DUPLICATE_KEY
-                }
+                again = {left[error["index"]] for error in errors if error["code"] == DUPLICATE_KEY}
                 applied.failed |= refused - again if attempts_left else refused
                 if count < len(left):
                     # Deleted since the look, and the server does not say which.
@@ -655,7 +651,7 @@ class CandleDbService(DbService):
             raise error
         unique = {stored for stored, _ in self.domain.unique_index}
         for failure in error.details.get("writeErrors", []):
-            if failure.get("code") != _DUPLICATE_KEY:
+            if failure.get("code") != DUPLICATE_KEY:
                 raise error
             if set(failure.get("keyPattern", unique)) != unique:
                 raise StoreError(
@@ -672,13 +668,13 @@ class CandleDbService(DbService):
         with self._operation():
             found = await self.collection.find(
                 {**self._filter(context), "timestamp": {"$in": list(candles)}},
-                {**_CANDLE_FIELDS, "_id": 1},
+                {**_CANDLE_PROJECTION, "_id": 1},
             ).to_list()
         different: list[int] = []
         for document in found:
             timestamp = int(document["timestamp"])
             given: Mapping[str, Any] = candles[timestamp]
-            if any(document.get(name) != given[name] for name in _FIGURES):
+            if any(document.get(name) != given[name] for name in CANDLE_FIGURES):
                 different.append(timestamp)
             if isinstance(document["_id"], ObjectId):
                 ids[timestamp] = document["_id"]
@@ -703,7 +699,7 @@ class CandleDbService(DbService):
         self._cache.key((*context, start))
         query = {**self._filter(context), "timestamp": {"$gte": start, "$lt": end}}
         batches = self._mongo.raw_batches(
-            self._collection_name, query, _CANDLE_FIELDS, sort=[("timestamp", 1)]
+            self._collection_name, query, _CANDLE_PROJECTION, sort=[("timestamp", 1)]
         )
         async with aclosing(batches):
             return columns_from_batches([b"".join(documents) async for documents in batches])
@@ -718,7 +714,7 @@ class CandleDbService(DbService):
         found = await self._mongo.find_all_raw(
             self._collection_name,
             query,
-            _CANDLE_FIELDS,
+            _CANDLE_PROJECTION,
             sort=[("timestamp", 1)],
         )
         candles: list[Candle] = []
@@ -731,7 +727,7 @@ class CandleDbService(DbService):
                 if type(timestamp) not in _NUMBERS or timestamp % step:
                     continue
                 return None
-            if len(document) != len(_FIGURES) + 1 or any(
+            if len(document) != len(CANDLE_FIELDS) or any(
                 type(figure) not in _NUMBERS for figure in document.values()
             ):
                 return None

@@ -47,7 +47,16 @@ from ..hot.bson import reply_cursor_id, reply_documents, split
 from ..settings import Settings
 from .logger import LoggerService
 
-__all__ = ["Document", "MongoService", "Operation", "is_legacy_index"]
+__all__ = [
+    "DUPLICATE_KEY",
+    "INDEX_CONFLICT_CODES",
+    "LENIENT",
+    "Document",
+    "MongoService",
+    "Operation",
+    "is_legacy_index",
+    "translated_errors",
+]
 
 Document = dict[str, Any]
 
@@ -63,9 +72,14 @@ LENIENT: Final[CodecOptions[Document]] = CODEC_OPTIONS.with_options(
 
 RAW: Final = CodecOptions[RawBSONDocument](document_class=RawBSONDocument)
 
+DUPLICATE_KEY: Final = 11000
+"""The server's code for a document that a unique index refuses."""
+
+INDEX_CONFLICT_CODES: Final = frozenset({85, 86})
+"""Its codes for an index that another one of the same fields or name stands in the way of."""
+
 _DATABASE_OF_NODE: Final = "test"
 _REFUSED_CODES: Final = frozenset({13, 18, 8000})
-_INDEX_CONFLICT_CODES: Final = frozenset({85, 86})
 _NO_SUCH_CONCERN: Final = frozenset({79, 100})
 _CLOSE_SECONDS: Final = 1.0
 _FIRST_BATCH: Final = 20_000
@@ -495,14 +509,14 @@ def _refuse_legacy_index(domain: Domain, existing: Iterable[Mapping[str, Any]]) 
 
 def _index_error(domain: Domain, error: OperationFailure) -> Exception:
     fields = ", ".join(stored for stored, _ in domain.unique_index)
-    if error.code == 11000:
+    if error.code == DUPLICATE_KEY:
         return ConfigurationError(
             domain.collection,
             f"holds several documents of one context ({fields}), "
             "so its unique index cannot be built",
             hint="keep the newest of each and delete the others",
         )
-    if error.code in _INDEX_CONFLICT_CODES:
+    if error.code in INDEX_CONFLICT_CODES:
         return ConfigurationError(
             domain.collection,
             f"has an index over the same fields ({fields}) with other options",

@@ -17,7 +17,12 @@ from ..domains import DOMAINS, Domain, Index
 from ..errors import ConfigurationError, FastPersistError, StoreError, StoreUnavailableError
 from ..hot.bson import decode
 from ..services.container import Container
-from ..services.mongo import is_legacy_index, translated_errors
+from ..services.mongo import (
+    DUPLICATE_KEY,
+    INDEX_CONFLICT_CODES,
+    is_legacy_index,
+    translated_errors,
+)
 from ..settings import Settings
 from .backup import RESTORE_MARK, SCRATCH, stored_collections
 from .ids import decoded, key_of
@@ -554,7 +559,7 @@ async def repair_indexes(
             try:
                 await collection.create_indexes([model])
             except pymongo.errors.OperationFailure as error:
-                if error.code in (85, 86, 11000):
+                if error.code in (DUPLICATE_KEY, *INDEX_CONFLICT_CODES):
                     raise ConfigurationError(
                         domain.collection,
                         f"the index {name} cannot be made beside what is stored ({error.code})",

@@ -40,7 +40,7 @@ from ..adapters.files import (
     payload_moment,
 )
 from ..adapters.json_text import to_json
-from ..domains import CANDLE, INTERVAL_STEP_MS, Domain, Shape
+from ..domains import CANDLE, CANDLE_FIGURES, INTERVAL_STEP_MS, Domain, Shape
 from ..errors import (
     CorruptDataError,
     FastPersistError,
@@ -54,7 +54,7 @@ from ..payloads import checked_candles, checked_entry, checked_positions, checke
 from ..services.base_crud import UPSERT_ATTEMPTS
 from ..services.container import Container
 from ..services.db import encoded_fitting
-from ..services.mongo import LENIENT
+from ..services.mongo import DUPLICATE_KEY, LENIENT
 from ..times import now_ms, to_datetime
 from .backup import OnProgress
 
@@ -65,9 +65,7 @@ _BATCH_BYTES: Final = 16 * 1024 * 1024
 _CANDLE_BATCH: Final = 2_000
 _WRITE_BYTES: Final = 8 * 1024 * 1024
 _CONTEXTS: Final = 100
-_DUPLICATE_KEY: Final = 11000
 _SHOWN_OF_WAY: Final = 40
-_FIGURES: Final = ("open", "high", "low", "close", "volume")
 _SIGNAL_ROWS: Final = ("storage", "signal", "schedule", "recent")
 _SIGNALS_OF_A_STRATEGY: Final = (
     "closedSignal", "cancelledSignal", "activatedSignal", "takeProfitSignal", "stopLossSignal",
@@ -543,7 +541,7 @@ class _Import:
         for failure in failures:
             outcomes[failure["index"]] = (
                 "there"
-                if failure["code"] == _DUPLICATE_KEY
+                if failure["code"] == DUPLICATE_KEY
                 else StoreError(f"mongo: {failure['code']} {failure['errmsg']!s:.200}")
             )
         return outcomes
@@ -709,7 +707,7 @@ def _row_of(domain: Domain, document: Mapping[str, Any]) -> tuple[Key, Any]:
     moment = key[-1]
     if isinstance(moment, float) and moment.is_integer():  # as the Node runner stores it
         moment = int(moment)
-    figures = {figure: document.get(figure) for figure in _FIGURES}
+    figures = {figure: document.get(figure) for figure in CANDLE_FIGURES}
     if any(not isinstance(figure, (int, float)) for figure in figures.values()):
         raise CorruptDataError("candle", "has a figure that is no number")
     return (*key[:-1], moment), {"timestamp": moment, **figures}

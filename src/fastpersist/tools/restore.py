@@ -28,7 +28,7 @@ from pymongo.errors import BulkWriteError
 from ..domains import Domain
 from ..errors import CorruptDataError, InvalidArgumentError, StoreError
 from ..services.container import Container
-from ..services.mongo import LENIENT, Document
+from ..services.mongo import DUPLICATE_KEY, LENIENT, Document
 from .archive import CollectionEntry, Manifest, Part, read_archive
 from .backup import RESTORE_MARK, OnProgress, stored_collections
 from .ids import key_of, patiently
@@ -39,7 +39,6 @@ _BATCH: Final = 1_000
 _BATCH_BYTES: Final = 8 * 1024 * 1024
 _CONTEXTS: Final = 100
 _ATTEMPTS: Final = 5
-_DUPLICATE_KEY: Final = 11000
 _ID_AT: Final = slice(4, 9)
 _ID_ELEMENT: Final = b"\x07_id\0"
 _LENIENT_RAW: Final = CodecOptions[RawBSONDocument](
@@ -307,7 +306,7 @@ class _Merger:
                 if error.details.get("writeConcernErrors"):
                     raise
                 for failure in error.details["writeErrors"]:
-                    if failure.get("code") != _DUPLICATE_KEY:
+                    if failure.get("code") != DUPLICATE_KEY:
                         raise
                     refused.append(raws[failure["index"]])
         self._counts.inserted += len(raws) - len(refused)

@@ -17,7 +17,7 @@ import pymongo
 from bson import DatetimeMS, Timestamp
 from pymongo.asynchronous.collection import AsyncCollection
 
-from ..domains import Domain, Shape
+from ..domains import CANDLE_FIGURES, Domain, Shape
 from ..errors import InvalidArgumentError, StoreError, StoreUnavailableError
 from ..services.base_crud import utc_now
 from ..services.container import Container
@@ -35,7 +35,6 @@ __all__ = [
 
 MOST_ROWS: Final = 100_000
 
-_FIGURES: Final = ("open", "high", "low", "close", "volume")
 _DATES: Final = ("createDate", "updatedDate")
 _AWAIT_MS: Final = 500
 _FIRST_PAUSE: Final = 0.1
@@ -138,7 +137,15 @@ def parse_where(domain: Domain, texts: Sequence[str]) -> dict[str, list[Any]]:
     Raises:
         InvalidArgumentError: A text is none of that kind.
     """
-    known = {*domain.key_names, domain.value_field, "when", "removed", "_id", *_DATES, *_FIGURES}
+    known = {
+        *domain.key_names,
+        domain.value_field,
+        "when",
+        "removed",
+        "_id",
+        *_DATES,
+        *CANDLE_FIGURES,
+    }
     where: dict[str, list[Any]] = {}
     for text in texts:
         path, equals, value = text.partition("=")
@@ -368,7 +375,7 @@ def _row(
         created=created if isinstance(created, datetime) else None,
         updated=updated if isinstance(updated, datetime) else None,
         removed=document.get("removed") if domain.shape is Shape.ENTRY else None,
-        value={name: document.get(name) for name in _FIGURES}
+        value={name: document.get(name) for name in CANDLE_FIGURES}
         if is_candle
         else document.get(domain.value_field),
         change=change,
