@@ -25,7 +25,7 @@ MOST_SDIST_BYTES, MOST_WHEEL_BYTES = 1_500_000, 3_000_000
 def build(*arguments: str, environ: Mapping[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", *arguments],
-        check=False, capture_output=True, text=True, timeout=170, env=environ, cwd=TREE.parent,
+        check=False, capture_output=True, text=True, timeout=500, env=environ, cwd=TREE.parent,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 

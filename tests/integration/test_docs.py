@@ -25,7 +25,7 @@ import click
 import pytest
 
 from candle_rows import random_walk, write_csv
-from conftest import Place
+from conftest import PATIENT_ENVIRON, Place
 from fastpersist import has_extensions
 from fastpersist.cli.app import app
 from fastpersist.domains import DOMAINS
@@ -88,7 +88,7 @@ def test_what_is_left_out_is_known() -> None:
     assert len(list(runnable("python"))) >= 25
 
 
-@pytest.mark.timeout(600)  # a page is many processes, and a busy machine no mistake of it
+@pytest.mark.timeout(1200)  # a page is many processes, and a busy machine no mistake of it
 @pytest.mark.parametrize("name", NAMES)
 def test_page_runs(name: str, place: Place, tmp_path: Path) -> None:
     page = ROOT / name
@@ -98,7 +98,7 @@ def test_page_runs(name: str, place: Place, tmp_path: Path) -> None:
         "FASTPERSIST_MONGO_URL": place.settings["mongo_url"],
         "FASTPERSIST_REDIS_URL": place.settings["redis_url"],
         "FASTPERSIST_REDIS_PREFIX": place.settings["redis_prefix"],
-        "FASTPERSIST_REDIS_TIMEOUT": "5",
+        **PATIENT_ENVIRON,
         # Without a compiler the twins run, and say so.
         **({} if has_extensions() else {"FASTPERSIST_PURE": "1"}),
     }
@@ -125,7 +125,7 @@ def run(command: list[str], folder: Path, environ: Mapping[str, str], block: Blo
         capture_output=True,
         text=True,
         check=False,
-        timeout=180,
+        timeout=600,
     )
     assert done.returncode == 0, f"{block.text}\n{done.stdout}{done.stderr}"
     # `fastpersist candles` says there what it has written.
@@ -146,7 +146,7 @@ def test_python_is_typed(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=150,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -82,7 +82,7 @@ async def on_the_clock(store: fastpersist.Store, mode: Any) -> tuple[list[Any], 
         )  # fmt: skip
         feed.engine = engine
         with exchange_time(fake):
-            await asyncio.wait_for(engine.run(), 120)
+            await asyncio.wait_for(engine.run(), 300)
         state = fake.state()
     (report,) = [found for found in await load_reports(store) if found.run_id == engine.run_id]
     assert report.mode == mode

@@ -19,7 +19,7 @@ from pymongo import MongoClient
 
 import fastpersist
 import fastpersist.sync as fp
-from conftest import Place
+from conftest import PATIENT, Place
 from fastpersist.sync import _thread
 from kit import CommandRecorder
 
@@ -279,6 +279,10 @@ def test_multiprocessing_fork(store: fp.Store, place: Place) -> None:
     assert process.exitcode == 0
 
 
+# Half of what an operation may take here, which is what an end must not wait for.
+LONG = PATIENT["operation_timeout"] / 2
+
+
 def ended(place: Place, program: str, *, code: int = 0) -> float:
     """Run a program to its end and return the seconds from its last word to its end."""
     head = (
@@ -359,7 +363,7 @@ def stored(place: Place) -> int:
     ],
 )
 def test_program_that_forgets_to_close_ends_quietly(place: Place, program: str) -> None:
-    assert ended(place, program) < 5
+    assert ended(place, program) < LONG
     assert stored(place) >= 1
 
 
@@ -373,7 +377,7 @@ def test_program_ends_though_a_daemon_waits_for_a_stopped_server(place: Place) -
         "threading.Thread(target=fp.run, args=(hang,), daemon=True).start()\n"
         "time.sleep(0.2)"
     )
-    assert ended(place, program) < 5
+    assert ended(place, program) < LONG
 
 
 def test_local_servers_end_with_a_program_that_forgets_to_close(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from hashlib import sha256
 from pathlib import Path
@@ -28,6 +29,7 @@ from redis import Redis
 
 from conftest import Place, Servers
 from fastpersist import Store
+from fastpersist.cli import backup as backup_command
 from fastpersist.domains import DOMAINS, STATE
 from fastpersist.errors import CorruptDataError
 from fastpersist.settings import Settings
@@ -243,7 +245,11 @@ def test_an_id_that_another_context_has_is_not_taken_from_it(
 
 @pytest.mark.parametrize("same_id", [True, False])
 def test_writers_that_meet_a_merge_lose_nothing(
-    mongo: Database[dict[str, Any]], fastpersist: Command, tmp_path: Path, same_id: bool
+    mongo: Database[dict[str, Any]],
+    fastpersist: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    same_id: bool,
 ) -> None:
     rows = mongo["signal-items"]
     keys = ["symbol", "strategyName", "exchangeName"]
@@ -281,6 +287,17 @@ def test_writers_that_meet_a_merge_lose_nothing(
         while len(written) < 20:
             time.sleep(0.01)
         before = sum(written.values())
+
+        @contextmanager
+        def shared(what: str, *, is_quiet: bool) -> Iterator[Any]:
+            def wait(name: str, done: int, total: int) -> None:
+                while sum(written.values()) == before:
+                    time.sleep(0.001)
+
+            yield wait
+
+        # After each batch: the writer gets on before the last is merged.
+        monkeypatch.setattr(backup_command, "progress_bar", shared)
         fastpersist.json("restore", str(tmp_path / "a"), "--merge")
         assert sum(written.values()) > before
     finally:

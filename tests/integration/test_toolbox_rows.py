@@ -331,6 +331,7 @@ def test_tail_goes_on_after_a_lost_connection(tmp_path: Path) -> None:
                     assert tail.next(120)["value"]["id"] == "3"
                     tail.end()
                 finally:
+                    client.close()  # it would look for the server for half a minute
                     again.kill()
                     again.wait()
             finally:

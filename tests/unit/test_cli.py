@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -326,7 +327,7 @@ def command(*arguments: str) -> list[str]:
 
 def test_module(work: Path) -> None:
     done = subprocess.run(
-        command("--version"), capture_output=True, text=True, check=True, timeout=60
+        command("--version"), capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stdout.startswith(f"fastpersist {fastpersist.__version__} ")
     assert done.stderr == ""
@@ -350,7 +351,7 @@ def test_an_interrupted_run_carries_on(
         assert main([*arguments, "parts"]) == 2
         assert "another process is doing this run" in capsys.readouterr().err
         process.send_signal(number)
-        shown, errors = process.communicate("go on\n", timeout=60)
+        shown, errors = process.communicate("go on\n", timeout=120)
     assert process.returncode == code
     assert "stopped in good order; the same command carries on" in shown
     assert "Result so far" in shown
@@ -358,14 +359,14 @@ def test_an_interrupted_run_carries_on(
 
     rest = subprocess.run(
         command(*arguments, "parts", "--json"),
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=60,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
     assert rest.stderr == ""
     second = json.loads(rest.stdout.splitlines()[-1])
     assert 0 < second["resumed_from"] < 120
     whole = subprocess.run(
         command(*arguments, "whole", "--json"),
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=60,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
     assert outcome(second) == outcome(json.loads(whole.stdout.splitlines()[-1]))
     assert stored(work / "parts") == stored(work / "whole")
@@ -385,7 +386,7 @@ def test_a_signal_that_does_not_interrupt_the_waiting_loop_is_heard(number: sign
             timer = threading.Timer(0.1, send)
             timer.start()
             # It wakes the loop, which hears the signal then in any case.
-            asyncio.get_running_loop().call_later(20, late.set)
+            asyncio.get_running_loop().call_later(60, late.set)
             await heard.wait()
             timer.join()
             assert not late.is_set()
@@ -609,19 +610,44 @@ def good(ctx): ...
     assert "strategy bad: slippage_percent: must be a number from 0 on and below 100" in printed
 
 
+# It stops itself half way, since who watches it may be slower.
+HELD_IMPORT = """
+import os, signal, sys
+from fastpersist.cli import main, run
+
+importing = run.import_candles
+
+async def held(registries, exchange_name, file, advance):
+    done = 0
+
+    def hold(count):
+        nonlocal done
+        advance(count)
+        if done < 10_000 <= done + count:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        done += count
+
+    return await importing(registries, exchange_name, file, hold)
+
+run.import_candles = held
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_the_import_ends_the_command(work: Path, number: signal.Signals) -> None:
     write_csv(work / "LONG.csv", random_walk(20_000, seed=1))
     arguments = ["run", "sometimes.py", "--candles", "LONG.csv", "--files", "kept"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "fastpersist", *arguments],
+        [sys.executable, "-c", HELD_IMPORT, *arguments],
         cwd=work, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     first = work / "kept/data/candle/demo/LONG/1m"
     while process.poll() is None and not first.exists():
-        pass
+        time.sleep(0.001)
     process.send_signal(number)
-    output, errors = process.communicate(timeout=60)
+    process.send_signal(signal.SIGCONT)
+    output, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (128 + number, "")
     assert "stopped before the replay" in output
 
@@ -688,7 +714,7 @@ def test_a_full_device_is_told() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "fastpersist", "--help"], stdout=full, stderr=subprocess.PIPE,
-            text=True, timeout=60, check=False,
+            text=True, timeout=120, check=False,
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (2, "fastpersist: No space left on device\n")
 
@@ -698,18 +724,18 @@ def test_output_needs_neither_streams_nor_unicode(tmp_path: Path) -> None:
     program = [sys.executable, "-m", "fastpersist"]
     done = subprocess.run(
         [*program, "run", "x.py", "--candles", "grün 🟢.csv"], cwd=tmp_path, env=ascii_only,
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     for closed in ("<&- >&-", "2>&-", ">&- 2>&-"):
         command = ["sh", "-c", f'"$0" "$@" {closed}', *program, "--version"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_who_reads_no_more_hears_nothing_further() -> None:
     command = ["sh", "-c", '"$0" -m fastpersist run --help | head -1', sys.executable]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1)
 
 
