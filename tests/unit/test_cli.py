@@ -14,6 +14,7 @@ import threading
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,8 @@ from rich.console import Console
 import fastpersist
 from candle_rows import random_walk, write_csv
 from fastpersist.cli import main
-from fastpersist.cli.process import Interrupts
+from fastpersist.cli.process import Interrupts, RunUnderWayError, the_only_run
+from fastpersist.cli.run import lock_folder
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -725,3 +727,32 @@ def test_what_nobody_reads_is_no_finding(tmp_path: Path, arguments: list[str]) -
     with command.stderr:
         assert command.stderr.read() == ""
     assert command.wait(60) == 141
+
+
+def test_a_run_on_servers_is_the_only_one_from_any_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"mongo_url": "mongodb://h/db", "local_folder": Path(".fastpersist")}
+    options: Any = SimpleNamespace(files=None, settings=settings)
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with the_only_run(*lock_folder(options), [("run",)]):
+        monkeypatch.chdir(tmp_path / "there")
+        with (
+            pytest.raises(RunUnderWayError),
+            the_only_run(*lock_folder(options), [("run",)]),
+        ):
+            pass
+        with the_only_run(*lock_folder(options), [("another",)]):
+            pass
+
+
+def test_a_home_that_cannot_be_written_leaves_the_lock_to_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    settings = {"mongo_url": "mongodb://h/db", "local_folder": tmp_path / "local"}
+    options: Any = SimpleNamespace(files=None, settings=settings)
+    assert lock_folder(options)[0] == tmp_path / "local"
