@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -371,6 +372,27 @@ def test_an_interrupted_run_carries_on(
     )  # fmt: skip
     assert outcome(second) == outcome(json.loads(whole.stdout.splitlines()[-1]))
     assert stored(work / "parts") == stored(work / "whole")
+
+
+def test_a_second_signal_ends_a_run_at_once_with_the_code_of_the_first(work: Path) -> None:
+    (work / "stuck.py").write_text(WAITING.replace("sleep(0)", "sleep(600)"))
+    with subprocess.Popen(
+        command("run", "stuck.py", "--candles", "BTCUSDT.csv", "--files", "parts"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "half way\n"
+        process.stdin.write("go on\n")
+        process.stdin.flush()
+        process.send_signal(signal.SIGTERM)
+        ends = time.monotonic() + 30
+        # Of two that come at once the system may keep one.
+        while process.poll() is None and time.monotonic() < ends:
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+        assert "Traceback" not in process.stderr.read()  # type: ignore[union-attr]  # a pipe
+    assert process.returncode == 143
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

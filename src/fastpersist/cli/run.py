@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import logging
@@ -150,6 +151,10 @@ async def run(options: RunOptions, console: Console) -> int:
     except InterruptedRunError:
         if not options.as_json:
             console.print("stopped before the replay; the same command begins again")
+        return 128 + interrupts.numbers[0]
+    except asyncio.CancelledError:  # by the second signal
+        if not interrupts.numbers:
+            raise
         return 128 + interrupts.numbers[0]
     finally:
         await shutdown()
