@@ -55,8 +55,11 @@ class Servers:
 
 
 @pytest.fixture(autouse=True)
-def no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep settings of the shell that runs the tests out of them."""
+def no_configuration(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Keep settings of the shell that runs the tests out of them, and locks out of its home."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
     for name in list(os.environ):
         is_ours = name in _OF_THE_RUNNER or name.startswith(("CC_", "FASTPERSIST_"))
         if is_ours and name not in (

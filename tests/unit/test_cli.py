@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,8 @@ from rich.console import Console
 import fastpersist
 from candle_rows import random_walk, write_csv
 from fastpersist.cli import main
-from fastpersist.cli.process import Interrupts
+from fastpersist.cli.process import Interrupts, RunUnderWayError, the_only_run
+from fastpersist.cli.run import lock_folder
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -370,6 +372,27 @@ def test_an_interrupted_run_carries_on(
     )  # fmt: skip
     assert outcome(second) == outcome(json.loads(whole.stdout.splitlines()[-1]))
     assert stored(work / "parts") == stored(work / "whole")
+
+
+def test_a_second_signal_ends_a_run_at_once_with_the_code_of_the_first(work: Path) -> None:
+    (work / "stuck.py").write_text(WAITING.replace("sleep(0)", "sleep(600)"))
+    with subprocess.Popen(
+        command("run", "stuck.py", "--candles", "BTCUSDT.csv", "--files", "parts"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "half way\n"
+        process.stdin.write("go on\n")
+        process.stdin.flush()
+        process.send_signal(signal.SIGTERM)
+        ends = time.monotonic() + 30
+        # Of two that come at once the system may keep one.
+        while process.poll() is None and time.monotonic() < ends:
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+        assert "Traceback" not in process.stderr.read()  # type: ignore[union-attr]  # a pipe
+    assert process.returncode == 143
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -751,3 +774,32 @@ def test_what_nobody_reads_is_no_finding(tmp_path: Path, arguments: list[str]) -
     finally:
         os.close(output)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_run_on_servers_is_the_only_one_from_any_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"mongo_url": "mongodb://h/db", "local_folder": Path(".fastpersist")}
+    options: Any = SimpleNamespace(files=None, settings=settings)
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with the_only_run(*lock_folder(options), [("run",)]):
+        monkeypatch.chdir(tmp_path / "there")
+        with (
+            pytest.raises(RunUnderWayError),
+            the_only_run(*lock_folder(options), [("run",)]),
+        ):
+            pass
+        with the_only_run(*lock_folder(options), [("another",)]):
+            pass
+
+
+def test_a_home_that_cannot_be_written_leaves_the_lock_to_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    settings = {"mongo_url": "mongodb://h/db", "local_folder": tmp_path / "local"}
+    options: Any = SimpleNamespace(files=None, settings=settings)
+    assert lock_folder(options)[0] == tmp_path / "local"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -511,6 +513,19 @@ async def test_failures_of_a_hook_are_named(place: Place, hook: str, minute: int
     engine = await place.engine(strategy, bars(QUIET, (100, 111, 99, 100), QUIET))
     with pytest.raises(StrategyError, match=rf"^{hook} failed for BTC at .*:0{minute}:00.*'gone'"):
         await engine.run()
+
+
+async def test_a_run_that_writes_nothing_is_stopped_all_the_same(place: Place) -> None:
+    """As by a signal, which the event loop hears of when it has a turn."""
+
+    class Slow(Scripted):
+        async def get_signal(self, ctx: Context) -> None:
+            time.sleep(0.005)  # noqa: ASYNC251  # as one that computes for long
+
+    engine = await place.engine(Slow({}), random_walk(400, seed=1))
+    asyncio.get_running_loop().call_later(0.1, engine.stop)
+    summary = await engine.run()
+    assert 0 < summary.bars < 200
 
 
 async def test_a_failed_bar_stores_nothing_and_the_run_carries_on(place: Place) -> None:

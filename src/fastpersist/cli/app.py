@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from .live import run_live
 from .process import run_until_interrupted
 from .report import ReportOptions, report
 from .run import RunOptions, run
-from .toolbox import PATH, folder_option, json_option, output, store_options
+from .toolbox import PATH, discard_output, folder_option, json_option, output, store_options
 
 __all__ = ["run_app"]
 
@@ -308,7 +308,7 @@ def run_app(arguments: list[str]) -> int:
             sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except _UnreadOutputError:
-        _discard_output()
+        discard_output()
         return 141
     except click.exceptions.Exit as leave:
         return leave.exit_code
@@ -328,14 +328,8 @@ def _failed(error: OSError) -> int:
     """Say what the system refused."""
     what = error.strerror or str(error)
     if error.filename is None:
-        _discard_output()
+        discard_output()
     else:
         what = f"{error.filename}: {what}"
     errors.print(f"fastpersist: {what}", highlight=False, markup=False, soft_wrap=True)
     return 2
-
-
-def _discard_output() -> None:
-    """Let the interpreter flush nothing more into what cannot take it."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -31,6 +31,7 @@ from ..tools.rows import (
 )
 from .process import run_until_interrupted
 from .toolbox import (
+    discard_output,
     json_option,
     named_domain,
     output,
@@ -141,8 +142,12 @@ def tail_command(
     """
     query = _query(domain, context, where, None, max(limit, 1))
     settings = settings_of(mongo_url, redis_url, folder)
-    with suppress(asyncio.CancelledError):
+    try:
         run_until_interrupted(_show_changes(settings, query, limit, patience, as_json))
+    except asyncio.CancelledError:
+        pass
+    except BrokenPipeError:  # who reads has gone, which ends it as well as Ctrl-C
+        discard_output()
     return 0
 
 

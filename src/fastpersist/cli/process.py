@@ -25,6 +25,7 @@ __all__ = [
     "Interrupts",
     "RunUnderWayError",
     "run_until_interrupted",
+    "state_folder",
     "the_only_run",
 ]
 
@@ -39,9 +40,22 @@ class RunUnderWayError(FastPersistError):
     """The same run is under way in another process."""
 
 
+def state_folder() -> Path | None:
+    """Return the folder of this user for what lasts between commands; None if it cannot be made."""
+    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    folder = Path(home) / "fastpersist"
+    if not folder.is_absolute():  # nobody knows the home of this user
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
 @contextmanager
 def the_only_run(folder: Path, store: str, sessions: Sequence[Sequence[object]]) -> Iterator[None]:
-    """Refuse a second process of this machine that does the same run on the same store.
+    """Refuse a second process that does the same run on the same store and looks into `folder`.
 
     Args:
         folder: Where the locks are.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import logging
@@ -43,7 +44,7 @@ from ..store import Store
 from ..times import parse_moment, to_datetime
 from .exchanges import Exchanges, named_exchange
 from .health import check_stores
-from .process import InterruptedRunError, Interrupts, the_only_run
+from .process import InterruptedRunError, Interrupts, state_folder, the_only_run
 from .report import figures_table
 from .strategy_file import StrategyFile, load_strategies
 
@@ -97,7 +98,10 @@ def lock_folder(options: RunOptions) -> tuple[Path, str]:
     if options.files is not None:
         return options.files, ""
     settings = Settings.load(**options.settings)
-    return settings.local_folder, settings.mongo_url or ""
+    if settings.mongo_url is None:  # the servers belong to the folder
+        return settings.local_folder, ""
+    # The same from whichever directory the command is called.
+    return state_folder() or settings.local_folder, settings.mongo_url
 
 
 async def run(options: RunOptions, console: Console) -> int:
@@ -147,6 +151,10 @@ async def run(options: RunOptions, console: Console) -> int:
     except InterruptedRunError:
         if not options.as_json:
             console.print("stopped before the replay; the same command begins again")
+        return 128 + interrupts.numbers[0]
+    except asyncio.CancelledError:  # by the second signal
+        if not interrupts.numbers:
+            raise
         return 128 + interrupts.numbers[0]
     finally:
         await shutdown()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from math import isfinite
 from pathlib import Path
@@ -33,6 +34,7 @@ from ..tools.backup import OnProgress
 
 __all__ = [
     "PATH",
+    "discard_output",
     "folder_option",
     "json_option",
     "known_domains",
@@ -91,6 +93,12 @@ def settings_of(mongo_url: str | None, redis_url: str | None, folder: Path) -> S
 def output(*, highlight: bool = False) -> Console:
     """Return the console for results; what is piped has no width of its own."""
     return Console(width=None if sys.stdout.isatty() else 120, highlight=highlight)
+
+
+def discard_output() -> None:
+    """Let the interpreter flush nothing more into what cannot take it."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_json(found: Mapping[str, Any]) -> None:

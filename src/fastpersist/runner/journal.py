@@ -30,6 +30,7 @@ _MOST_BYTES: Final = 2 * 1024 * 1024
 _MOST_SECONDS: Final = 1.0
 _KEPT: Final = 10_000
 _BARS_PER_TURN: Final = 16
+_TURN_SECONDS: Final = 0.01
 # Buckets of a run of their own, so that what is not listed is not there.
 _RUN_BUCKETS: Final = ("measure", "interval")
 
@@ -101,6 +102,7 @@ class Journal:
         self._bucket_keys: dict[tuple[str, Key], set[str]] = {}
         self._memories: dict[Key, dict[str, Any]] = {}
         self._turns = 0
+        self._turned_at = time.monotonic()
 
     def write(
         self,
@@ -204,12 +206,14 @@ class Journal:
             self._bar = _Batch()
         if self._batch.count and self._is_due():
             await self._record(state(), when)
-        elif self._task is not None:
-            self._turns += 1
-            if not self._turns % _BARS_PER_TURN:
-                await asyncio.sleep(0)  # gives what travels its turn
-            if self._task.done():
-                await self.settle()
+            return
+        self._turns += 1
+        is_turn = time.monotonic() - self._turned_at >= _TURN_SECONDS
+        if is_turn or (self._task is not None and not self._turns % _BARS_PER_TURN):
+            await asyncio.sleep(0)  # gives what travels its turn, and signals and probes
+            self._turned_at = time.monotonic()
+        if self._task is not None and self._task.done():
+            await self.settle()
 
     def _is_due(self) -> bool:
         return (
