@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import aclosing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import IO, Any
@@ -18,10 +19,15 @@ from typing import IO, Any
 import pytest
 from bson import ObjectId
 from pymongo import MongoClient
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.database import Database
 
 from conftest import Place, Servers
+from fastpersist.domains import SIGNAL
 from fastpersist.local import LocalServers
+from fastpersist.settings import Settings
+from fastpersist.tools.connection import connected
+from fastpersist.tools.rows import RowQuery, current_moment, follow_rows
 from toolbox_kit import START, STEP, Command, fill, process
 
 # The drivers leave a socket to the collector when a call ends while it connects.
@@ -263,6 +269,27 @@ def test_tail_shows_what_is_written(
         assert tail.end(number) == ""
     finally:
         tail.process.kill()
+
+
+async def test_nothing_is_missed_between_a_drop_and_the_next_stream(
+    place: Place, signals: Database[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, watch, opened = signals["signal-items"], AsyncCollection.watch, []
+
+    async def late(self: Any, *arguments: Any, **options: Any) -> Any:
+        opened.append(options)
+        if len(opened) == 2:
+            rows.insert_one(signal_row(101))
+        return await watch(self, *arguments, **options)
+
+    monkeypatch.setattr(AsyncCollection, "watch", late)
+    query = RowQuery(domain=SIGNAL)
+    async with connected(Settings.load(**place.settings)) as container:
+        changes = follow_rows(container, query, await current_moment(container))
+        async with aclosing(changes):
+            rows.drop()
+            found = await asyncio.wait_for(anext(changes), 60)
+    assert found.value["id"] == "101"
 
 
 def test_tail_filters(place: Place, signals: Database[dict[str, Any]]) -> None:

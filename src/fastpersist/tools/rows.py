@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 
 import pymongo
 from bson import DatetimeMS, Timestamp
+from pymongo.asynchronous.change_stream import AsyncChangeStream
 from pymongo.asynchronous.collection import AsyncCollection
 
 from ..domains import CANDLE_FIGURES, Domain, Shape
@@ -45,6 +46,8 @@ _OVERLAP: Final = timedelta(seconds=10)
 _REMEMBERED: Final = 100_000
 _NO_STREAMS: Final = frozenset({40573, 13, 59, 304})
 _HISTORY_LOST: Final = frozenset({280, 286})
+# The driver goes on by itself where the first answer told of a drop, but not by start_after.
+_ENDED_AT_ONCE: Final = 260
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +247,7 @@ async def follow_rows(
     """
     follower = _Follower(container, query, after)
     pause, lost_at = _FIRST_PAUSE, 0.0
+    ended_at: dict[str, Any] = {}
     look = follower.poll if after.cluster_time is None else follower.stream
     while True:
         try:
@@ -263,7 +267,9 @@ async def follow_rows(
             pause = min(pause * 2, _MOST_PAUSE)
         except StoreError as error:
             code = getattr(error.__cause__, "code", None)
-            if code in _HISTORY_LOST and follower.place:
+            if code == _ENDED_AT_ONCE and follower.place != ended_at:
+                ended_at = follower.place
+            elif code in _HISTORY_LOST and follower.place:
                 on_notice("MongoDB no longer knows the changes since then; some may be missing")
                 follower.place = {}
             elif code in _NO_STREAMS and look == follower.stream:
@@ -300,10 +306,10 @@ class _Follower:
             )
         async with stream:
             while True:
+                self._note_place(stream)
                 with self._mongo.operation():
                     change = await stream.try_next()
-                if stream.resume_token is not None:
-                    self.place = {"resume_after": stream.resume_token}
+                self._note_place(stream)
                 kind = None if change is None else change["operationType"]
                 if change is None or kind not in kinds:
                     yield None
@@ -312,11 +318,13 @@ class _Follower:
                 elif change.get("fullDocument"):  # None if it has been deleted since
                     yield _row(self._query.domain, change["fullDocument"], kind)
                 if not stream.alive:
-                    # The collection was dropped; its successor has a stream of its own, which
-                    # begins here and not when it is opened.
-                    token = stream.resume_token
-                    self.place = {} if token is None else {"start_after": token}
+                    # The collection was dropped; its successor has a stream of its own.
                     return
+
+    def _note_place(self, stream: AsyncChangeStream[Document]) -> None:
+        if stream.resume_token is not None:
+            # Unlike resume_after, it also goes on behind the drop of a collection.
+            self.place = {"start_after": stream.resume_token}
 
     async def poll(self) -> AsyncGenerator[Row | None, None]:
         while True:
