@@ -124,7 +124,7 @@ class Interrupts:
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
-            with suppress(NotImplementedError):
+            with suppress(NotImplementedError):  # Windows has none to remove
                 self._loop.remove_signal_handler(number)
             signal.signal(number, handler)
 
