@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import orjson
@@ -42,7 +43,7 @@ class Fate:
         if self._is_dead:
             raise Killed
 
-    def step(self, effect: Callable[[], None]) -> None:
+    def step(self, effect: Callable[[], object]) -> None:
         """Have an effect, or die before or after it."""
         self.check()
         self.steps += 1
@@ -145,6 +146,21 @@ class MemoryBackend:
 
     async def write_candles(self, domain: Domain, context: Key, candles: Sequence[Candle]) -> None:
         self._fate.check()
+
+    async def scan(
+        self, domain: Domain, context: Key, fields: Sequence[str]
+    ) -> AsyncIterator[list[tuple[Key, dict[str, Any]]]]:
+        self._fate.check()
+        for key in self._keys(domain, context):
+            value = self._visible(domain, key, None)
+            row = value if isinstance(value, dict) else {}
+            yield [(key, {name: row[name] for name in fields if name in row})]
+
+    async def delete(self, domain: Domain, keys: Sequence[Key]) -> None:
+        for key in keys:
+            await asyncio.sleep(0)
+            if (domain.name, *key) in self.data:
+                self._fate.step(partial(self.data.pop, (domain.name, *key)))
 
     def _keys(self, domain: Domain, context: Key) -> list[Key]:
         start = (domain.name, *context)

@@ -122,6 +122,7 @@ class Registry(Generic[InstanceT]):
     def __init__(self) -> None:
         self._memo: dict[tuple[Any, ...], InstanceT] = {}
         self._factory: Callable[..., InstanceT]
+        self._backend: Backend | None = None
         self.use_json()
 
     @property
@@ -134,9 +135,15 @@ class Registry(Generic[InstanceT]):
             or name == "wait_for_init"
         )
 
+    @property
+    def backend(self) -> Backend | None:
+        """What serves the domain; None where that is an adapter of one's own."""
+        return self._backend
+
     def use_backend(self, backend: Backend) -> None:
         """Serve the domain from `backend` and forget all instances."""
         self._use(partial(self._make, backend))
+        self._backend = backend
 
     def use_json(self) -> None:
         """Serve the domain from files below ``./dump`` and forget all instances."""
@@ -158,6 +165,7 @@ class Registry(Generic[InstanceT]):
         if not callable(factory):
             raise InvalidArgumentError("adapter", f"expected a class, got {type(factory).__name__}")
         self._factory = factory
+        self._backend = None
         self.clear()
 
     def _new(self, context: tuple[Any, ...]) -> InstanceT:

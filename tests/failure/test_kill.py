@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -17,12 +18,15 @@ from candle_rows import random_walk, write_csv
 from conftest import PATIENT_ENVIRON, Place
 
 STRATEGY = Path(__file__).parent.parent / "strategies" / "busy.py"
+DYING = Path(__file__).with_name("killed_at_delete.py")
 KILLS, BARS = 50, 6_000
 OWN_FIELDS = ("_id", "createDate", "updatedDate")
 
 
-def command(place: Place, candles: Path, database: str) -> subprocess.Popen[str]:
-    """Start a run of the busy strategy."""
+def command(
+    place: Place, candles: Path, database: str, *options: str, dies_at: int = 0
+) -> subprocess.Popen[str]:
+    """Start a run of the busy strategy, which may die at a deletion."""
     environ = {
         **os.environ,
         **PATIENT_ENVIRON,
@@ -30,9 +34,10 @@ def command(place: Place, candles: Path, database: str) -> subprocess.Popen[str]
         "FASTPERSIST_REDIS_URL": place.servers.redis_url,
         "FASTPERSIST_REDIS_PREFIX": f"{database}:",
     }
-    arguments = ("-m", "fastpersist", "run", str(STRATEGY), "--candles", str(candles), "--json")
+    program = [str(DYING), str(dies_at)] if dies_at else ["-m", "fastpersist"]
+    arguments = ["run", str(STRATEGY), "--candles", str(candles), "--json", *options]
     return subprocess.Popen(
-        [sys.executable, *arguments],
+        [sys.executable, *program, *arguments],
         env=environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -105,3 +110,47 @@ def test_a_run_killed_fifty_times_ends_like_an_undisturbed_one(
         assert found[name] == expected[name], name
     for name in ("storage-items", "partial-items", "breakeven-items", "memory-items", "log-items"):
         assert len(expected[name]) > 5, name
+
+
+def test_a_fresh_run_killed_while_it_deletes_ends_like_an_undisturbed_one(
+    place: Place, tmp_path: Path
+) -> None:
+    candles = tmp_path / "ABC-1m.csv.gz"
+    write_csv(candles, random_walk(BARS, seed=4))
+    undisturbed_database = f"{place.name}u"
+    foreign = {"id": "node", "symbol": "ABC", "strategyName": "busy", "timestamp": 1}
+    collections = {
+        "storage-items": {"backtest": True, "signalId": "node"},
+        "notification-items": {"backtest": True, "notificationId": "node"},
+        "log-items": {"entryId": "node"},
+        "state-items": {"signalId": "busy_ABC", "bucketName": "asked"},
+        "measure-items": {"bucket": "mood", "entryKey": "node"},
+    }
+    try:
+        with MongoClient[dict[str, Any]](place.servers.mongo_url) as client:
+            for database in (place.name, undisturbed_database):
+                first, _ = finish(command(place, candles, database))
+                for name, key in collections.items():
+                    client[database][name].insert_one({**key, "payload": foreign})
+        undisturbed, _ = finish(command(place, candles, undisturbed_database, "--fresh"))
+        for number in range(KILLS):
+            fresh = () if number else ("--fresh",)
+            process = command(place, candles, place.name, *fresh, dies_at=1 + number)
+            output, errors = process.communicate(timeout=300)
+            if not process.returncode:
+                break
+            assert process.returncode == -signal.SIGKILL, errors
+        disturbed = json.loads(output)
+        expected, found = stored(place, undisturbed_database), stored(place, place.name)
+    finally:
+        with MongoClient[dict[str, Any]](place.servers.mongo_url) as client:
+            client.drop_database(undisturbed_database)
+    assert number > 5
+    assert disturbed["run"] == undisturbed["run"] != first["run"]
+    assert disturbed["symbols"] == undisturbed["symbols"]
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert found[name] == expected[name], name
+        assert first["run"] not in json.dumps(found[name], default=str), name
+        if name in collections:
+            assert any(row.get("payload") == foreign for row in found[name]), name

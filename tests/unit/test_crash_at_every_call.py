@@ -172,8 +172,24 @@ async def test_a_fresh_run_that_is_killed_is_old_or_new(applies: bool) -> None:
     new = dict(old)
     await undisturbed(new, fresh=True)
     assert new != old
-    for dies_at in range(1, 21):
+    erased = sum(key not in new or new[key] != row for key, row in old.items())
+    assert erased > 150
+    for dies_at in (*range(1, 21), *range(21, erased + 20, 9)):
         data = dict(old)
         await run_killed(data, dies_at, applies, fresh=True)
         await run(memory(data))
         assert data == (old if dies_at == 1 and not applies else new), dies_at
+
+
+async def test_a_fresh_run_that_is_killed_twice_leaves_nothing() -> None:
+    """The second start, and a second fresh one, know what the first had still to delete."""
+    old: Data = {}
+    _, engine = await undisturbed(old)
+    for second in (False, True):
+        new = dict(old)
+        await run_killed(new, 40, True, fresh=True)
+        await run_killed(new, 40, True, fresh=second)
+        assert any(engine.run_id.encode() in text for text, _ in new.values())
+        await run(memory(new))
+        assert not any(engine.run_id.encode() in text for text, _ in new.values())
+        assert not any(engine.run_id in str(key) for key in new)

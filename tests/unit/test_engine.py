@@ -662,8 +662,10 @@ async def test_all_adapters_hold_an_open_position(place: Place) -> None:
                 "timestamp": partial_at,
             }
         ],
+        "run": {"id": engine.run_id},
     }
-    assert {**row, **signal} == row
+    assert row["run"]["id"] == engine.run_id
+    assert {**row, **signal, "run": row["run"]} == row
     assert (row["status"], row["partialExecuted"], row["totalPartials"]) == ("opened", 25, 1)
     # 250 at 103: 7.5 - 0.25 - 0.2575; 750 at 103: 22.5 - 0.75 - 0.7725
     assert row["pnl"]["pnlCost"] == pytest.approx(6.9925 + 20.9775)
@@ -682,6 +684,7 @@ async def test_all_adapters_hold_an_open_position(place: Place) -> None:
                 "priceTakeProfit": 110,
                 "minuteEstimatedTime": math.inf,
                 "openTimestamp": opened,
+                "run": {"id": engine.run_id},
             },
         ]
     ]
@@ -712,7 +715,8 @@ async def test_all_adapters_hold_an_open_position(place: Place) -> None:
     assert {note["signalId"] for note in notes[1:]} == {identity}
     assert len({note["id"] for note in notes}) == len(notes)
 
-    log = await family.log.read_log_data()
+    log: Any = await family.log.read_log_data()
+    assert [row["run"] for row in (*notes, *log, recent)] == [{"id": engine.run_id}] * 13
     assert {entry["topic"]: entry["args"] for entry in log} == {
         "topic": [1, {"a": None}],
         "signal.opened": [identity, "BTC", 100],
@@ -881,6 +885,116 @@ async def test_a_fresh_run_clears_the_open_position(place: Place) -> None:
         assert await place.family.signal.read_signal_data(*context) is None
         assert await place.family.schedule.read_schedule_data(*context) is None
         assert await place.family.risk.read_position_data("default", "demo") == []
+
+
+async def test_a_fresh_run_leaves_nothing_of_the_old_one(place: Place, tmp_path: Path) -> None:
+    """Other trades, since the strategy has changed; neither their rows nor their state stay."""
+    await place.run(Trader(), walk(), until=60)
+    old = place.tree()
+    changed = Trader()
+    changed.answers = {index + 4: answer for index, answer in changed.answers.items()}
+    engine = await place.run(changed, walk(), fresh=True, fingerprint="g")
+    alone = Place(tmp_path / "alone")
+    first = await alone.run(changed, walk(), fingerprint="g")
+    expected = {
+        path.replace(first.run_id, engine.run_id): text.replace(
+            first.run_id.encode(), engine.run_id.encode()
+        )
+        for path, text in alone.tree().items()
+    }
+    record = f"session/scripted/demo/{engine.frame.name}/@BTC_backtest.json"
+    found = place.tree()
+    assert len(old) > 100
+    assert found.pop(record) != expected.pop(record)  # it has another generation
+    # Cleared, as the contract has it, not deleted: others read this place for what is open.
+    assert found.pop("data/schedule/BTC_scripted_demo/BTC.json", b"null") == expected.pop(
+        "data/schedule/BTC_scripted_demo/BTC.json", b"null"
+    )
+    assert found == expected
+    folders = {path.name for path in place.folder.rglob("*") if path.is_dir()}
+    assert not [name for name in folders if first.run_id in name]
+
+
+async def test_a_fresh_run_deletes_nobody_elses_rows(place: Place) -> None:
+    halves = {
+        name: Frame.of("2025-01-01T00:00", f"2025-01-01T0{hours}:30", name)
+        for hours, name in enumerate(("short", "long"))
+    }
+    other = Trader()
+    other.name = "other"
+    await place.run(Trader(), walk(), frame=halves["short"], until=25)
+    await place.run(other, walk())
+    await place.run(Trader(), {"BTC": walk(), "ETH": walk()}, until=90)
+    node: Any = {"id": "node", "symbol": "BTC", "strategyName": "scripted", "exchangeName": "demo"}
+    await place.family.storage.write_storage_data(True, [node])
+    await place.family.storage.write_storage_data(False, [node])
+    await place.family.notification.write_notification_data(True, [node])
+    await place.family.log.write_log_data([node, {**node, "id": "odd", "run": {"id": 1}}])
+    await place.family.partial.write_partial_data("BTC", "scripted", "demo", "node", {}, START_MS)
+    for bucket in ("marks", "marks_"):
+        await place.family.interval.write_interval_data(bucket, "k", {"id": "k"}, START_MS)
+    others = place.tree()
+    await place.run(Trader(), walk(), frame=halves["long"])
+    await place.run(Trader(), walk(), frame=halves["long"], fresh=True, until=1)
+    shared = ("data/signal/BTC_scripted_", "data/schedule/BTC_scripted_", "data/risk/")
+    found = place.tree()
+    for path, text in others.items():
+        assert found.get(path) == text or path.startswith(shared), path
+
+
+@pytest.mark.parametrize("signal", [LONG, LIMIT], ids=["open", "waiting"])
+async def test_what_another_frame_has_open_stays(place: Place, signal: Signal) -> None:
+    candles = bars(*[QUIET] * 6)
+    first = Frame.of("2025-01-01T00:00", "2025-01-01T00:03")
+    second = Frame.of("2025-01-01T00:03", "2025-01-01T00:06")
+    await place.run(Scripted({0: signal}), candles, frame=first)
+    before = place.tree()
+    await place.run(Scripted({}), candles, frame=second, fresh=True)
+    assert before.items() <= place.tree().items()
+    assert any(
+        path.startswith(("data/signal/", "data/schedule/")) and text != b"null"
+        for path, text in before.items()
+    )
+
+
+async def test_rows_without_a_record_are_deleted_too(place: Place) -> None:
+    """Who has lost the record begins with what the run had kept, unless told to begin anew."""
+    engine = await place.run(Trader(), walk(), until=60)
+    record = place.folder / f"session/scripted/demo/{engine.frame.name}/@BTC_backtest.json"
+    record.unlink()
+    again = await place.run(Scripted({}), walk(), fresh=True, until=1)
+    assert again.run_id == engine.run_id
+    assert await place.rows() == []
+    assert not list((place.folder / "state").iterdir())
+
+
+async def test_a_domain_of_an_own_adapter_is_left_as_it_is(place: Place) -> None:
+    lines: list[Any] = []
+
+    class Lines:
+        async def wait_for_init(self, initial: bool) -> None:
+            pass
+
+        async def read_log_data(self, limit: int | None = None) -> list[Any]:
+            return lines
+
+        async def write_log_data(self, entries: Sequence[Any]) -> None:
+            lines.extend(entries)
+
+    made = place.fresh_family
+
+    def family() -> Registries:
+        found = made()
+        found.log.use_persist_log_adapter(Lines)
+        return found
+
+    place.fresh_family = family  # type: ignore[method-assign]  # each run has registries of its own
+    await place.run(Trader(), walk(), until=60)
+    count = len(lines)
+    assert count
+    await place.run(Trader(), walk(), fresh=True, until=1)
+    assert len(lines) == count
+    assert await place.rows() == []
 
 
 async def test_runs_over_other_candles_do_not_meet(place: Place, tmp_path: Path) -> None:

@@ -87,3 +87,20 @@ class Backend(Protocol):
 
     async def write_candles(self, domain: Domain, context: Key, candles: Sequence[Candle]) -> None:
         """Store candles that have closed; stored ones stay as they are."""
+
+    def scan(
+        self, domain: Domain, context: Key, fields: Sequence[str]
+    ) -> AsyncIterator[list[tuple[Key, dict[str, Any]]]]:
+        """Yield all rows of a context, removed ones too, in batches and in no order.
+
+        Args:
+            domain: A domain of lists, entries or values.
+            context: The first values of the key; ``()`` for all of the domain.
+            fields: Which fields of the value come with the key, where it has them.
+        """
+
+    async def delete(self, domain: Domain, keys: Sequence[Key]) -> None:
+        """Delete the rows under full keys for good; nothing happens where there is none.
+
+        It does not wait for writes of these rows that are under way.
+        """

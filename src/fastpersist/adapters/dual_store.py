@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from ..contracts import Candle
@@ -111,6 +112,17 @@ class DualStoreBackend:
 
     async def write_candles(self, domain: Domain, context: Key, candles: Sequence[Candle]) -> None:
         await self._container.db(domain).insert_candles(context, candles)
+
+    async def scan(
+        self, domain: Domain, context: Key, fields: Sequence[str]
+    ) -> AsyncIterator[list[tuple[Key, dict[str, Any]]]]:
+        batches = self._container.db(domain).scan(context, fields)
+        async with aclosing(batches):
+            async for batch in batches:
+                yield batch
+
+    async def delete(self, domain: Domain, keys: Sequence[Key]) -> None:
+        await self._container.db(domain).delete(keys)
 
     def _is_visible(self, domain: Domain, document: dict[str, Any], asked_at: int | None) -> bool:
         return is_visible(domain.name, stored_moment(document), asked_at, self.look_ahead)

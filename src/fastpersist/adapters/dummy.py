@@ -77,3 +77,13 @@ class DummyBackend:
 
     async def write_candles(self, domain: Domain, context: Key, candles: Sequence[Candle]) -> None:
         pass
+
+    async def scan(
+        self, domain: Domain, context: Key, fields: Sequence[str]
+    ) -> AsyncIterator[list[tuple[Key, dict[str, Any]]]]:
+        nothing: tuple[list[tuple[Key, dict[str, Any]]], ...] = ()
+        for batch in nothing:
+            yield batch
+
+    async def delete(self, domain: Domain, keys: Sequence[Key]) -> None:
+        pass

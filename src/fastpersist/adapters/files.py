@@ -342,6 +342,76 @@ class FilesBackend:
         if texts:
             await self._writer.run(os.path.dirname(next(iter(texts))), write)
 
+    async def scan(
+        self, domain: Domain, context: Key, fields: Sequence[str]
+    ) -> AsyncIterator[list[tuple[Key, dict[str, Any]]]]:
+        """Yield all rows of a context, removed ones too, in batches; see the backend's protocol.
+
+        Files whose path does not tell their key, and those that are not JSON, are passed over.
+        """
+        layout = _layout(domain)
+        paths = await asyncio.to_thread(self._paths, domain, context)
+
+        def read(start: int) -> list[tuple[Key, dict[str, Any]]]:
+            found: list[tuple[Key, dict[str, Any]]] = []
+            for path in paths[start : start + _BATCH]:
+                keys = layout.keys(path)
+                if len(keys) != 1 or keys[0][: len(context)] != context:
+                    continue
+                value = _json_at(self._absolute(path)) if fields else None
+                row = value if isinstance(value, dict) else {}
+                found.append((keys[0], {name: row[name] for name in fields if name in row}))
+            return found
+
+        for start in range(0, len(paths), _BATCH):
+            yield await asyncio.to_thread(read, start)
+
+    def _paths(self, domain: Domain, context: Key) -> list[str]:
+        directory = _layout(domain).directory(context) or domain.file.partition("{")[0]
+        found: list[str] = []
+        with _store_errors(directory):
+            for folder, folders, names in os.walk(self._absolute(directory)):
+                folders[:] = [name for name in folders if not is_passed_over(name)]
+                relative = os.path.relpath(folder, self._folder).replace(os.sep, "/")
+                found += [f"{relative}/{name}" for name in names if not is_passed_over(name)]
+        return found
+
+    async def delete(self, domain: Domain, keys: Sequence[Key]) -> None:
+        """Delete the files of rows; one that holds a row of another context stays.
+
+        A directory that bears a name of the key alone goes with its last file.
+        """
+        layout = _layout(domain)
+        by_directory: dict[str, list[tuple[Key, str]]] = {}
+        for key in keys:
+            path = self._absolute(layout.file(key))
+            by_directory.setdefault(os.path.dirname(path), []).append((key, path))
+
+        def remover(rows: list[tuple[Key, str]]) -> _Job:
+            def remove() -> bool:
+                removed = False
+                for key, path in rows:
+                    value = _json_at(path) if layout.joins_names else None
+                    if layout.foreign_field(key, value) is not None:
+                        continue
+                    with _store_errors(path), suppress(FileNotFoundError):
+                        os.unlink(path)
+                        removed = True
+                return removed
+
+            return remove
+
+        for directory, rows in by_directory.items():
+            await self._writer.run(directory, remover(rows))
+            await asyncio.to_thread(self._remove_empty, layout, rows[0][0])
+
+    def _remove_empty(self, layout: _Layout, key: Key) -> None:
+        for directory in layout.own_directories(key):
+            try:
+                os.rmdir(self._absolute(directory))
+            except OSError:
+                return  # not empty, or gone
+
     def path_of(self, domain: Domain, key: Key) -> str:
         """Return the path of a row, relative to the folder of the tree.
 
@@ -533,6 +603,17 @@ class _Layout:
         ]
         first, second = (os.path.dirname(self.file((*context, *rest))) for rest in stand_ins)
         return first if first == second else None
+
+    def own_directories(self, key: Key) -> list[str]:
+        """Return the directories of a row that bear one name of its key each, the inner first."""
+        parts = self.file(key).split("/")
+        names = self._domain.file.split("/")
+        found: list[str] = []
+        for place in range(len(names) - 1, 0, -1):
+            if not re.fullmatch(r"\{(?!mode\})\w+\}", names[place - 1]):
+                break
+            found.append("/".join(parts[:place]))
+        return found
 
     def foreign_field(self, key: Key, value: Any) -> Field | None:
         """Return a field by which `value` belongs to another context, None if there is none."""
@@ -762,6 +843,13 @@ def _parsed(text: bytes) -> Any:
         return from_json(text)
     except ValueError:
         return _NOT_JSON
+
+
+def _json_at(path: str) -> Any:
+    """Return what a file holds; None when there is no file, and for what is not JSON."""
+    text = _read(path)
+    value = _NOT_JSON if text is None else _parsed(text)
+    return None if value is _NOT_JSON else value
 
 
 def _load(path: str) -> Any:

@@ -130,7 +130,7 @@ def _each(context: click.Context, parameter: click.Parameter, texts: tuple[str, 
     "--entry", is_flag=True, envvar="ENTRY", show_envvar=True,
     help="Run every strategy of the file on every symbol of CC_SYMBOL_LIST.",
 )  # fmt: skip
-@click.option("--fresh", is_flag=True, help="Begin the run anew.")
+@click.option("--fresh", is_flag=True, help="Begin anew; a backtest deletes its own earlier rows.")
 @json_option
 @click.option("--verbose", is_flag=True, envvar="VERBOSE", show_envvar=True, help="Log more.")
 @click.option(

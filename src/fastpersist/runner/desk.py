@@ -21,6 +21,7 @@ from ..errors import FastPersistError, InvalidArgumentError, InvalidDocumentErro
 from ..registry import Registries
 from .candles import CandleFeed, Lookback
 from .context import Context, Mode, maybe_await
+from .erasure import run_mark
 from .journal import Journal
 from .position import Bar, Exit, Position
 from .rows import Rows
@@ -269,7 +270,7 @@ class Desk(ABC, Generic[SlotT]):
         position = await self._admitted(slot, signal, entry, context)
         if position is None or position.at_market:
             return
-        self._write_schedule(slot, slot.rows.signal(position))
+        self._write_schedule(slot, self._marked(slot.rows.signal(position)))
         self._store(slot.rows.storage(position, "scheduled", context.when_ms, context.price), slot)
         self._notify(slot, position, "signal.scheduled", context)
         row = slot.rows.public(position, context.price)
@@ -428,9 +429,9 @@ class Desk(ABC, Generic[SlotT]):
 
     def _write_signal(self, slot: SlotT, position: Position, context: Context) -> None:
         key = (slot.symbol, slot.name, self._exchange)
-        row = slot.rows.signal(position)
+        row = self._marked(slot.rows.signal(position))
         slot.journal.write("signal", "write_signal_data", *key, row, places=3)
-        public = slot.rows.public(position, context.price)
+        public = self._marked(slot.rows.public(position, context.price))
         slot.journal.write(
             "recent", "write_recent_data", *key, self._frame_name, self._is_backtest, public,
             context.when_ms, places=5,
@@ -443,7 +444,7 @@ class Desk(ABC, Generic[SlotT]):
 
     def _risk_rows(self, profile: str) -> list[Any]:
         return [
-            slot.rows.risk(slot.open)
+            [slot.rows.risk_key(slot.symbol), self._marked(slot.rows.risk(slot.open))]
             for slot in self._all_slots()
             if slot.open is not None and slot.strategy.risk_name == profile
         ]
@@ -464,15 +465,18 @@ class Desk(ABC, Generic[SlotT]):
         rows = self._rows[context.strategy_name]
         if domain == "log":
             row = rows.log(row_id, context.symbol, context.when_ms, topic, args)
-            context.journal.write_row("log", "write_log_data", row=row)
+            context.journal.write_row("log", "write_log_data", row=self._marked(row))
         else:
             row = rows.message(row_id, context.symbol, context.when_ms, topic)
             self._write_notification(context, row)
 
     def _write_notification(self, context: Context, row: dict[str, Any]) -> None:
         context.journal.write_row(
-            "notification", "write_notification_data", self._is_backtest, row=row
+            "notification", "write_notification_data", self._is_backtest, row=self._marked(row)
         )
+
+    def _marked(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "run": run_mark(self._run_id)}
 
     def _all_slots(self) -> Iterator[SlotT]:
         for slots in self._slots.values():

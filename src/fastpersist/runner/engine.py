@@ -7,7 +7,7 @@ the bar, times from the candles.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -19,6 +19,7 @@ from ..times import parse_moment, simulated_time, to_datetime
 from .candles import CandleFeed, History
 from .context import Context
 from .desk import Desk, Slot, short_id
+from .erasure import erase_runs, is_of_run
 from .journal import Journal
 from .position import Bar, Exit, Position
 from .strategy import Strategy
@@ -109,6 +110,7 @@ class Engine(Desk[Slot]):
             for history in self._histories
         }
         self._begin_generation(0)
+        self._oldest_stored = 0  # generation of which rows may be left
         self.summary = Summary.of(map(self._label, self._all_slots()), frame.start, frame.end)
         self._is_stopping = False
 
@@ -156,7 +158,7 @@ class Engine(Desk[Slot]):
         """Take up the stored run, if there is one.
 
         Args:
-            fresh: Begin anew instead.
+            fresh: Delete what is stored of it and begin anew instead.
 
         Raises:
             InvalidArgumentError: A symbol has no candle in the frame.
@@ -167,6 +169,7 @@ class Engine(Desk[Slot]):
         await self._refuse_to_overwrite()
         if fresh:
             await self._begin_anew()
+            await self._erase_earlier()
             return
         state = await self._journal.recover()
         if state is None:
@@ -178,6 +181,8 @@ class Engine(Desk[Slot]):
                 hint="begin anew with --fresh",
             )
         self._begin_generation(state["generation"])
+        self._oldest_stored = state.get("oldest_stored", self._generation)
+        await self._erase_earlier()
         self.summary = Summary.from_state(state["summary"])
         for history, next_time in zip(self._histories, state["next_times"], strict=True):
             history.carry_on(next_time)
@@ -224,16 +229,44 @@ class Engine(Desk[Slot]):
                     )
 
     async def _begin_anew(self) -> None:
-        # What the strategy kept in the stored run must not be met again at the same moments.
+        """Record a new generation, which sees nothing of those before, and clear what was open."""
         state = await self._journal.last_state()
-        self._begin_generation(0 if state is None else state["generation"] + 1)
+        if state is None:
+            # Rows without a record, which this generation would take for its own.
+            await self._erase([0])
+        else:
+            self._begin_generation(state["generation"] + 1)
+            self._oldest_stored = state.get("oldest_stored", 0)
+        earlier = self._run_ids(range(self._oldest_stored, self._generation + 1))
         for slot in self._all_slots():
-            context = (slot.symbol, slot.name, self._exchange)
-            self._journal.write("signal", "write_signal_data", *context, None, places=3)
-            self._journal.write("schedule", "write_schedule_data", *context, None, places=3)
-        for slot in self._all_slots():
-            self._write_risk(slot, self._frame.start)
+            key = (slot.symbol, slot.name, self._exchange)
+            if is_of_run(await self._registries.signal.read_signal_data(*key), earlier):
+                self._journal.write("signal", "write_signal_data", *key, None, places=3)
+            if is_of_run(await self._registries.schedule.read_schedule_data(*key), earlier):
+                self._journal.write("schedule", "write_schedule_data", *key, None, places=3)
+        for profile in {slot.strategy.risk_name: None for slot in self._all_slots()}:
+            stored = await self._registries.risk.read_position_data(profile, self._exchange)
+            others = [[key, row] for key, row in stored if not is_of_run(row, earlier)]
+            if len(others) < len(stored):
+                self._journal.write(
+                    "risk", "write_position_data", profile, self._exchange, others,
+                    self._frame.start, places=2,
+                )  # fmt: skip
         await self._journal.commit(self._state(), self._frame.start)
+
+    async def _erase_earlier(self) -> None:
+        # After the record, which says what is still to be deleted if this process is killed.
+        await self._erase(range(self._oldest_stored, self._generation))
+        self._oldest_stored = self._generation
+
+    async def _erase(self, generations: Iterable[int]) -> None:
+        run_ids = self._run_ids(generations)
+        if run_ids:
+            places = [(slot.symbol, slot.name) for slot in self._all_slots()]
+            await erase_runs(self._registries, run_ids, places, self._exchange, self._frame_name)
+
+    def _run_ids(self, generations: Iterable[int]) -> frozenset[str]:
+        return frozenset(short_id(*self._session, generation) for generation in generations)
 
     async def run(self, progress: Callable[[int], None] = lambda bars: None) -> Summary:
         """Replay to the end of the frame, or until :meth:`stop`.
@@ -315,6 +348,7 @@ class Engine(Desk[Slot]):
         return {
             "fingerprint": self._fingerprint,
             "generation": self._generation,
+            "oldest_stored": self._oldest_stored,
             "summary": self.summary.to_state(),
             "next_times": [history.next_time for history in self._histories],
             "slots": [

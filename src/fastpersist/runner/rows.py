@@ -102,23 +102,20 @@ class Rows:
         """Return the text that tells the strategy's position on `symbol` from others in risk."""
         return f"{self._strategy_name}_{self._exchange_name}_{symbol}"
 
-    def risk(self, position: Position) -> list[Any]:
-        """Return the pair of risk (4.3): key and position."""
-        return [
-            self.risk_key(position.symbol),
-            {
-                "strategyName": self._strategy_name,
-                "exchangeName": self._exchange_name,
-                "frameName": self._frame_name,
-                "symbol": position.symbol,
-                "position": "long" if position.is_long else "short",
-                "priceOpen": position.price_open,
-                "priceStopLoss": position.price_stop_loss,
-                "priceTakeProfit": position.price_take_profit,
-                "minuteEstimatedTime": _minutes(position),
-                "openTimestamp": position.pending_at,
-            },
-        ]
+    def risk(self, position: Position) -> dict[str, Any]:
+        """Return the position in risk (4.3)."""
+        return {
+            "strategyName": self._strategy_name,
+            "exchangeName": self._exchange_name,
+            "frameName": self._frame_name,
+            "symbol": position.symbol,
+            "position": "long" if position.is_long else "short",
+            "priceOpen": position.price_open,
+            "priceStopLoss": position.price_stop_loss,
+            "priceTakeProfit": position.price_take_profit,
+            "minuteEstimatedTime": _minutes(position),
+            "openTimestamp": position.pending_at,
+        }
 
     def notification(
         self, position: Position, kind: str, row_id: str, when: int, price: float,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,7 +25,7 @@ from pymongo.errors import BulkWriteError
 from ..coalesce import Coalescer
 from ..contracts import Candle
 from ..domains import CANDLE_FIELDS, CANDLE_FIGURES, Domain, Shape
-from ..errors import InvalidDocumentError, StoreError, StoreUnavailableError
+from ..errors import InvalidArgumentError, InvalidDocumentError, StoreError, StoreUnavailableError
 from ..hot.bson import decode, encode
 from ..hot.codec import MAX_SIZE
 from ..hot.columns import CandleColumns, columns_from_batches
@@ -183,6 +183,50 @@ class DbService(BaseCRUD):
                 )
             deleted += result.deleted_count
             await self._cache.forget(self._cache_keys(batch))
+
+    async def scan(
+        self, context: Key, fields: Sequence[str]
+    ) -> AsyncGenerator[list[tuple[Key, dict[str, Any]]], None]:
+        """Yield key and some fields of the value of all documents of a context, in batches.
+
+        No filter by value: the server may be long over documents that do not match, and each batch
+        has a deadline. Documents without a proper key are passed over.
+        """
+        value_field = self.domain.value_field
+        projection = {"_id": 0, **self._key_projection}
+        projection.update((f"{value_field}.{name}", 1) for name in fields)
+        batches = self._mongo.raw_batches(self._collection_name, self._filter(context), projection)
+        async with aclosing(batches):
+            async for batch in batches:
+                found = []
+                for raw in batch:
+                    document = decode(raw, 0, None, self._mongo.converts_doubles)
+                    key = tuple(document.get(name) for name in self._key_names)
+                    if not self._is_key(key):
+                        continue
+                    value = document.get(value_field)
+                    found.append((key, value if isinstance(value, dict) else {}))
+                yield found
+
+    def _is_key(self, values: Key) -> bool:
+        try:
+            self._cache.key(values)
+        except InvalidArgumentError:
+            return False
+        return True
+
+    async def delete(self, keys: Sequence[Key]) -> None:
+        """Delete the documents of full contexts, and then their cached ids."""
+        cache_keys = {key: self._cache.key(key) for key in keys}
+        by_context: dict[Key, list[Key]] = {}
+        for key in cache_keys:
+            by_context.setdefault(key[:-1], []).append(key)
+        for context, of_context in by_context.items():
+            for batch in _batches(of_context, _CLEAR_BATCH):
+                last = {self._key_names[-1]: {"$in": [key[-1] for key in batch]}}
+                with self._operation():
+                    await self.collection.delete_many({**self._filter(context), **last})
+                await self._cache.forget(cache_keys[key] for key in batch)
 
     def _cache_keys(self, documents: Iterable[Document]) -> Iterator[bytes]:
         for document in documents:
@@ -592,6 +636,20 @@ class ListDbService(UpsertDbService):
             return await super().clear(context)
         finally:
             self._forget_written()
+
+    async def delete(self, keys: Sequence[Key]) -> None:
+        """Delete the documents of full contexts and their cached ids; forget what was written."""
+        self._forget_rows(keys)
+        try:
+            await super().delete(keys)
+        finally:
+            self._forget_rows(keys)
+
+    def _forget_rows(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self._written.pop(key, None)
+            if key in self._under_way:
+                self._under_way[key].have_met = True
 
     def _forget_written(self) -> None:
         self._written.clear()

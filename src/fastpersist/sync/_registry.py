@@ -96,6 +96,11 @@ class Registry(Generic[SourceT]):
         """Names of the methods that an adapter of this domain has to have."""
         return self._source.methods
 
+    @property
+    def backend(self) -> Backend | None:
+        """What serves the domain; None where that is an adapter of one's own."""
+        return self._source.backend
+
     def use_backend(self, backend: Backend) -> None:
         """Serve the domain from `backend` and forget all instances."""
         self._source.use_backend(backend)
