@@ -198,15 +198,17 @@ class DbService(BaseCRUD):
         batches = self._mongo.raw_batches(self._collection_name, self._filter(context), projection)
         async with aclosing(batches):
             async for batch in batches:
-                found = []
-                for raw in batch:
-                    document = decode(raw, 0, None, self._mongo.converts_doubles)
-                    key = tuple(document.get(name) for name in self._key_names)
-                    if not self._is_key(key):
-                        continue
-                    value = document.get(value_field)
-                    found.append((key, value if isinstance(value, dict) else {}))
-                yield found
+                for part in _batches(batch, _READ_BATCH):
+                    found = []
+                    for raw in part:
+                        document = decode(raw, 0, None, self._mongo.converts_doubles)
+                        key = tuple(document.get(name) for name in self._key_names)
+                        if self._is_key(key):
+                            value = document.get(value_field)
+                            found.append((key, value if isinstance(value, dict) else {}))
+                    yield found
+                    # A consumer that has nothing to do with them does not give others a turn.
+                    await asyncio.sleep(0)
 
     def _is_key(self, values: Key) -> bool:
         try:
