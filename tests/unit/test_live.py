@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from candle_rows import START_MS, random_walk
 from fastpersist import InvalidArgumentError
+from fastpersist.cli import live as live_command
 from fastpersist.errors import CorruptDataError, StoreUnavailableError
 from fastpersist.registry import Registries
 from fastpersist.runner import Context, Engine, Signal, StoreFeed
@@ -348,6 +350,30 @@ async def test_fresh_forgets_on_paper_but_no_position_of_a_live_run() -> None:
     engine = await paper.run(strategy, mode="paper", broker=PaperBroker(), fresh=True)
     assert engine.describe()["open_positions"] == 0
     assert paper.value("signal") is None
+
+
+async def test_a_run_is_ready_by_the_newest_candle_of_its_feed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour may go by before the first bar is met; a feed that has stopped is not ready."""
+    world = World(*[QUIET] * 4)
+    monkeypatch.setattr(live_command, "now_ms", world.clock.now)
+    engine = world.engine(Scripted({}))
+    health = await live_command._Watch(engine, tmp_path).check()
+    assert (health.is_ready, health.details["late"]) == (False, ["BTC"])
+    assert health.details["ms_since_last_bar"] == {"BTC": None}
+
+    world.clock.time = START_MS + 4 * MINUTE
+    engine = await world.run(Scripted({}))
+    watch = live_command._Watch(engine, tmp_path)
+    assert engine.last_closes == {}
+    assert (await watch.check()).is_ready
+    world.clock.time += 3 * MINUTE
+    assert (await watch.check()).is_ready
+    world.clock.time += 1
+    health = await watch.check()
+    assert (health.is_ready, health.details["late"]) == (False, ["BTC"])
+    assert health.details["ms_since_last_bar"] == {"BTC": 3 * MINUTE + 1}
 
 
 async def test_a_paper_broker_fills_worse_by_its_slippage() -> None:

@@ -126,23 +126,26 @@ def _broker(
 
 
 class _Watch:
-    """Says whether the stores answer and each symbol's last bar is recent."""
+    """Says whether the stores answer and each symbol's last bar is recent.
+
+    At first that is the newest candle of its feed, since a bar of an hour may be an hour away.
+    """
 
     def __init__(self, engine: LiveEngine, place: Store | Path) -> None:
         self._engine = engine
         self._place = place
-        self._began = now_ms()
 
     async def check(self) -> Health:
         stores = await check_stores(self._place)
+        now, ticked_at = now_ms(), self._engine.ticked_at
         ages = {
-            symbol: now_ms() - self._engine.ticked_at.get(symbol, self._began)
+            symbol: now - ticked_at[symbol] if symbol in ticked_at else None
             for symbol in self._engine.steps
         }
         late = [
             symbol
             for symbol, interval in self._engine.steps.items()
-            if ages[symbol] > _RECENT_STEPS * INTERVAL_STEP_MS[interval]
+            if (age := ages[symbol]) is None or age > _RECENT_STEPS * INTERVAL_STEP_MS[interval]
         ]
         details = {
             **stores.details,

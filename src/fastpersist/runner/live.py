@@ -130,7 +130,7 @@ class LiveEngine(Desk[LiveSlot]):
         self.last_closes: dict[str, int] = {}
         """Close of the last bar that was met, ms, by symbol."""
         self.ticked_at: dict[str, int] = {}
-        """When that was, ms, by symbol."""
+        """When that was, ms, by symbol; at first the close of the newest candle of its feed."""
 
     @property
     def sessions(self) -> list[tuple[str, str, str, str, bool]]:
@@ -224,6 +224,11 @@ class LiveEngine(Desk[LiveSlot]):
                     "%s: the newest candle that the feed has is %s; bars are met as they come",
                     feed.symbol, newest,
                 )  # fmt: skip
+            if history.last_time is not None:
+                newest_close = history.last_time + history.step
+                self.ticked_at[feed.symbol] = max(
+                    newest_close, self.ticked_at.get(feed.symbol, newest_close)
+                )
             self._slots[feed.symbol] = slots
             for slot in slots:
                 label = self._label(slot)
