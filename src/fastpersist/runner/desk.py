@@ -21,10 +21,9 @@ from ..errors import FastPersistError, InvalidArgumentError, InvalidDocumentErro
 from ..registry import Registries
 from .candles import CandleFeed, Lookback
 from .context import Context, Mode, maybe_await
-from .erasure import run_mark
 from .journal import Journal
 from .position import Bar, Exit, Position
-from .rows import Rows
+from .rows import Rows, run_mark
 from .strategy import (
     ActivePosition,
     FunctionStrategy,

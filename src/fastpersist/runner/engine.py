@@ -19,9 +19,10 @@ from ..times import parse_moment, simulated_time, to_datetime
 from .candles import CandleFeed, History
 from .context import Context
 from .desk import Desk, Slot, short_id
-from .erasure import erase_runs, is_of_run
+from .erasure import erase_runs
 from .journal import Journal
 from .position import Bar, Exit, Position
+from .rows import is_of_run
 from .strategy import Strategy
 from .summary import Summary
 

@@ -1,13 +1,13 @@
 """Deleting what a backtest has stored, for one that begins anew, and nobody else's rows.
 
-Rows name the run that made them: positions, history, notifications and log in the field ``run``;
-state, memory, measured results and markers at the end of the first name of their key. Levels and
-breakeven are found by the signals of the history, which therefore go last.
+Rows name the run that made them: history, notifications, log, recent and session in the field
+``run``; state, memory, measured results and markers at the end of the first name of their key.
+Levels and breakeven are found by the signals of the history, which are deleted after them.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable
 from typing import Any
 
 from ..adapters.backend import Backend, Key
@@ -26,20 +26,9 @@ from ..domains import (
     Domain,
 )
 from ..registry import Registries
+from .rows import is_of_run
 
-__all__ = ["erase_runs", "is_of_run", "run_mark"]
-
-
-def run_mark(run_id: str) -> dict[str, Any]:
-    """Return what the field ``run`` of a row holds at least."""
-    return {"id": run_id}
-
-
-def is_of_run(row: Any, run_ids: Collection[str]) -> bool:
-    """Say whether the field ``run`` of a row names one of the runs."""
-    mark = row.get("run") if isinstance(row, Mapping) else None
-    found = mark.get("id") if isinstance(mark, Mapping) else mark
-    return isinstance(found, str) and found in run_ids
+__all__ = ["erase_runs"]
 
 
 async def erase_runs(
