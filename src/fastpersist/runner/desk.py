@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, Generic, TypeVar
 from uuid import NAMESPACE_OID, uuid5
 
-from ..domains import INTERVAL_STEP_MS
+from ..domains import INTERVAL_STEP_MS, MINUTE_MS
 from ..errors import FastPersistError, InvalidArgumentError, InvalidDocumentError
 from ..registry import Registries
 from .candles import CandleFeed, Lookback
@@ -86,6 +86,10 @@ class Slot:
         """Return whether the strategy wants to be asked at a close, ms."""
         return not self.asks_every or not when % self.asks_every
 
+    def is_over(self, waiting: Position, when: int) -> bool:
+        """Return whether an entry has waited as long as it may at a close, ms."""
+        return when - waiting.scheduled_at >= self.strategy.schedule_minutes * MINUTE_MS
+
 
 SlotT = TypeVar("SlotT", bound=Slot)
 
@@ -94,6 +98,7 @@ class Desk(ABC, Generic[SlotT]):
     """Meets bars with the entries and positions of strategies, and asks the strategies.
 
     Args:
+        registries: The adapters for everything that is stored.
         strategies: The strategies; each meets each symbol.
         feeds: One feed for each symbol.
         exchange_name: Exchange in all stored contexts.
@@ -192,8 +197,7 @@ class Desk(ABC, Generic[SlotT]):
         self, slot: SlotT, waiting: Position, bar: Bar, context: Context
     ) -> None:
         price = waiting.entry_in(bar)
-        age = context.when_ms - waiting.scheduled_at
-        if price == "cancel" or (price is None and age >= slot.strategy.schedule_minutes * 60_000):
+        if price == "cancel" or (price is None and slot.is_over(waiting, context.when_ms)):
             reason = "timeout"
             if price == "cancel":
                 reason = "price" if waiting.at_market else "stop_loss"
@@ -372,7 +376,7 @@ class Desk(ABC, Generic[SlotT]):
         row = slot.rows.storage(waiting, "cancelled", when, price)
         self._store(row, slot)
         self._notify(slot, waiting, "signal.cancelled", context, cancelReason=reason, cancelId="",
-                     duration=(when - waiting.scheduled_at) / 60_000)  # fmt: skip
+                     duration=(when - waiting.scheduled_at) / MINUTE_MS)  # fmt: skip
         await self._tell(slot, context, ("cancelled", {**row, "cancelReason": reason}))
 
     async def _part_closed(
@@ -400,7 +404,7 @@ class Desk(ABC, Generic[SlotT]):
         self._store(row, slot)
         self._notify(
             slot, position, "signal.closed", context, priceClose=leave.price,
-            closeReason=leave.reason, duration=(when - position.pending_at) / 60_000,
+            closeReason=leave.reason, duration=(when - position.pending_at) / MINUTE_MS,
         )  # fmt: skip
         context.log("signal.closed", position.id, position.symbol, leave.reason, profit)
         await self._tell(slot, context, ("closed", row))
