@@ -332,9 +332,11 @@ class _Backtests:
         options, console, summary = self._options, self._console, engine.summary
         if (options.frames or not self._files) and not self._interrupts.numbers:
             for symbol, end in engine.early_ends.items():
+                # A longer file is another one, of which a run begins anew.
+                way_on = "" if self._files else "; with more of them the same command carries on"
                 console.print(
                     f"candles of {escape(symbol)} end at {to_datetime(end):%Y-%m-%d %H:%M}, before "
-                    "the frame; with more of them the same command carries on",
+                    f"the end of the frame{way_on}",
                     highlight=False,
                 )
         title = "Result" if summary.is_finished else "Result so far"
