@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,14 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..adapters.files import FilesBackend
 from ..hot.columns import CandleColumns
 from ..registry import Registries
 from ..runner import Report, Summary, Trade, load_report, load_reports
 from ..runner.page import report_page, span_of
 from ..settings import SettingsArguments
-from ..store import open_store
-from .toolbox import unfinished_file
+from .toolbox import opened_registries, print_json, unfinished_file
 
 __all__ = ["ReportOptions", "figures_table", "report", "report_as_json"]
 
@@ -58,12 +55,8 @@ async def report(options: ReportOptions, console: Console) -> int:
         InvalidArgumentError: There is no such run, or an output cannot be written.
         ConfigurationError: A package that the page needs is missing.
     """
-    if options.files is not None:
-        registries = Registries()
-        registries.use_backend(FilesBackend(options.files))
+    async with opened_registries(options.files, options.settings) as registries:
         return await _show(registries, options, console)
-    async with open_store(**options.settings) as store:
-        return await _show(store, options, console)
 
 
 async def _show(registries: Registries, options: ReportOptions, console: Console) -> int:
@@ -80,7 +73,7 @@ async def _show(registries: Registries, options: ReportOptions, console: Console
         with unfinished_file("csv", options.csv) as unfinished:
             _write_trades(found.trades, unfinished)
     if options.as_json:
-        print(json.dumps(report_as_json(found)))
+        print_json(report_as_json(found))
         return 0
     console.print(_title(found), highlight=False)
     console.print(figures_table(found.summary))
@@ -124,7 +117,7 @@ def figures_table(summary: Summary, title: str | None = None) -> Table:
 
 def _list(reports: Sequence[Report], options: ReportOptions, console: Console) -> None:
     if options.as_json:
-        print(json.dumps([report_as_json(found) for found in reports]))
+        print_json([report_as_json(found) for found in reports])
         return
     table = Table(title="Runs that have had a signal", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("run", no_wrap=True)

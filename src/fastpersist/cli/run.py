@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import logging
 import shlex
 import time
@@ -39,7 +38,7 @@ from ..runner import (
 from ..runner.context import Mode
 from ..runner.feed import fetch_candles
 from ..runner.health import Health, HealthServer
-from ..settings import Settings
+from ..settings import Settings, SettingsArguments
 from ..store import Store
 from ..times import parse_moment, to_datetime
 from .exchanges import Exchanges, named_exchange
@@ -47,6 +46,7 @@ from .health import check_stores
 from .process import InterruptedRunError, Interrupts, state_folder, the_only_run
 from .report import figures_table
 from .strategy_file import StrategyFile, load_strategies
+from .toolbox import print_json
 
 __all__ = ["RunOptions", "lock_folder", "open_place", "run", "shows_it_again"]
 
@@ -73,7 +73,12 @@ class RunOptions:
     dummy: bool
     health_host: str
     health_port: int | None
-    settings: dict[str, Any]
+    settings: SettingsArguments
+
+    @property
+    def stored_interval(self) -> str:
+        """Interval of candles that are not from a file."""
+        return self.interval or "1m"
 
 
 def shows_it_again(options: RunOptions, run_id: str) -> str:
@@ -210,7 +215,7 @@ def _fingerprint(
     for file in files:
         digest.update(f"\n{file.symbol} {file.interval} {file.digest}".encode())
     if not files:
-        digest.update(f"\n{options.interval or '1m'} {' '.join(options.symbols)}".encode())
+        digest.update(f"\n{options.stored_interval} {' '.join(options.symbols)}".encode())
     if frame is not None:
         digest.update(f"\n{frame.start}..{frame.end}".encode())
     if options.names:
@@ -258,7 +263,7 @@ class _Backtests:
         with self._progress() as progress:
             for symbol in options.symbols:
                 source = exchanges.feed(
-                    feed, symbol, options.interval or "1m", frame, options.exchange_name
+                    feed, symbol, options.stored_interval, frame, options.exchange_name
                 )
                 start = frame.start - warm_up * INTERVAL_STEP_MS[source.interval]
                 task = progress.add_task(f"fetch {symbol}", total=frame.end - start)
@@ -281,7 +286,7 @@ class _Backtests:
                 break
             code = await self._run_frame(frame, feeds, found)
         if self._options.as_json:
-            print(json.dumps(found[0] if len(frames) == 1 else {"runs": found}))
+            print_json(found[0] if len(frames) == 1 else {"runs": found})
         return code
 
     async def _run_frame(
@@ -293,7 +298,7 @@ class _Backtests:
         if not feeds and frame is not None:
             feeds = [
                 StoreFeed(
-                    registries, options.exchange_name, symbol, options.interval or "1m",
+                    registries, options.exchange_name, symbol, options.stored_interval,
                     frame.start, frame.end,
                 )
                 for symbol in options.symbols
