@@ -23,9 +23,11 @@ from rich.console import Console
 
 import fastpersist
 from candle_rows import random_walk, write_csv
+from fastpersist.adapters.files import FilesBackend
 from fastpersist.cli import main
 from fastpersist.cli.process import Interrupts, RunUnderWayError, the_only_run
 from fastpersist.cli.run import lock_folder
+from fastpersist.registry import Registries
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -599,6 +601,29 @@ def test_a_file_that_ends_early_does_not_promise_that_a_longer_one_carries_on(
     assert "candles of BTCUSDT end at 2025-01-01 01:10, before the end of the frame\n" in shown
     write_csv(work / "BTCUSDT.csv", candles)
     assert main(arguments) == 2
+
+
+def test_a_report_shows_stored_names_without_what_moves_the_cursor(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registries = Registries()
+    registries.use_backend(FilesBackend("kept"))
+    symbol, name = "S\x1b[2J", "[bold]e\x1b[2J"
+    run = {
+        "id": "abc", "start": 0, "end": 60_000, "strategies": ["s"], "symbols": [symbol],
+        "intervals": ["1m"],
+    }  # fmt: skip
+    row: Any = {
+        "id": "a", "symbol": symbol, "strategyName": "s", "exchangeName": name, "frameName": name,
+        "status": "opened", "updatedAt": 1, "run": run,
+    }  # fmt: skip
+    asyncio.run(registries.storage.write_storage_data(True, [row]))
+    for arguments in ([], ["abc"]):
+        assert main(["report", *arguments, "--files", "kept"]) == 0
+        shown = capsys.readouterr().out
+        assert "\x1b" not in shown
+        assert "S\\x1b[2J" in shown
+        assert "[bold]e\\x1b[2J" in shown
 
 
 def test_symbols_of_different_length_are_done_to_the_end(

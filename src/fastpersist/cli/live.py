@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 from rich.console import Console
-from rich.markup import escape
 
 from .. import shutdown
 from ..domains import INTERVAL_STEP_MS
@@ -37,7 +36,7 @@ from .process import InterruptedRunError, Interrupts, the_only_run
 from .report import figures_table, report_as_json
 from .run import RunOptions, lock_folder, open_place, shows_it_again
 from .strategy_file import load_strategies
-from .toolbox import print_json
+from .toolbox import print_json, shown
 
 __all__ = ["run_live"]
 
@@ -91,8 +90,8 @@ async def run_live(options: RunOptions, console: Console) -> int:
             interrupts.end_with(engine.stop)
             if not options.as_json:
                 console.print(
-                    f"{options.mode} run of {escape(', '.join(options.symbols))} on "
-                    f"{escape(feed)}; a signal (Ctrl-C) ends it in good order",
+                    f"{options.mode} run of {shown(', '.join(options.symbols))} on "
+                    f"{shown(feed)}; a signal (Ctrl-C) ends it in good order",
                     highlight=False,
                 )
             await engine.run(fresh=options.fresh)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from .. import setup, shutdown
@@ -46,7 +45,7 @@ from .health import check_stores
 from .process import InterruptedRunError, Interrupts, state_folder, the_only_run
 from .report import figures_table
 from .strategy_file import StrategyFile, load_strategies
-from .toolbox import print_json
+from .toolbox import print_json, shown
 
 __all__ = ["RunOptions", "lock_folder", "open_place", "run", "shows_it_again"]
 
@@ -84,7 +83,7 @@ class RunOptions:
 def shows_it_again(options: RunOptions, run_id: str) -> str:
     """Return the command that reports a run, for printing with markup."""
     where = "" if options.files is None else f" --files {shlex.quote(str(options.files))}"
-    return escape(f"fastpersist report {run_id}{where} shows it again")
+    return shown(f"fastpersist report {run_id}{where} shows it again")
 
 
 def open_place(options: RunOptions) -> Store | Path | None:
@@ -340,7 +339,7 @@ class _Backtests:
                 # A longer file is another one, of which a run begins anew.
                 way_on = "" if self._files else "; with more of them the same command carries on"
                 console.print(
-                    f"candles of {escape(symbol)} end at {to_datetime(end):%Y-%m-%d %H:%M}, before "
+                    f"candles of {shown(symbol)} end at {to_datetime(end):%Y-%m-%d %H:%M}, before "
                     f"the end of the frame{way_on}",
                     highlight=False,
                 )
@@ -370,13 +369,13 @@ class _Backtests:
             self._different[file.symbol] = different
         if gaps.missing and not options.as_json:
             progress.console.print(
-                f"{escape(file.path.name)}: {gaps.missing:,} candles of {file.interval} are "
+                f"{shown(file.path.name)}: {gaps.missing:,} candles of {file.interval} are "
                 f"missing in {gaps.runs:,} gaps, the longest of {gaps.longest:,}",
                 highlight=False,
             )
         if different and not options.as_json:
             progress.console.print(
-                f"{escape(file.path.name)}: {different:,} candles are stored with other "
+                f"{shown(file.path.name)}: {different:,} candles are stored with other "
                 "figures, which stay; the run replays those, not the file's (--exchange NAME keeps "
                 "another set)",
                 highlight=False,
