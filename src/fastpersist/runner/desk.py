@@ -274,7 +274,9 @@ class Desk(ABC, Generic[SlotT]):
         if position is None or position.at_market:
             return
         self._write_schedule(slot, self._marked(slot.rows.signal(position)))
-        self._store(slot.rows.storage(position, "scheduled", context.when_ms, context.price), slot)
+        self._write_history(
+            slot, slot.rows.storage(position, "scheduled", context.when_ms, context.price)
+        )
         self._notify(slot, position, "signal.scheduled", context)
         row = slot.rows.public(position, context.price)
         await self._tell(slot, context, ("scheduled", row))
@@ -359,7 +361,7 @@ class Desk(ABC, Generic[SlotT]):
         self.summary.open_positions += 1
         self._write_signal(slot, position, context)
         self._write_risk(slot, context.when_ms)
-        self._store(slot.rows.storage(position, "opened", context.when_ms, price), slot)
+        self._write_history(slot, slot.rows.storage(position, "opened", context.when_ms, price))
         self._notify(slot, position, "signal.opened", context)
         context.log("signal.opened", position.id, position.symbol, price)
         await self._tell(slot, context, ("opened", slot.rows.public(position, price)))
@@ -374,7 +376,7 @@ class Desk(ABC, Generic[SlotT]):
         if not waiting.at_market:
             self._write_schedule(slot, None)
         row = slot.rows.storage(waiting, "cancelled", when, price)
-        self._store(row, slot)
+        self._write_history(slot, row)
         self._notify(slot, waiting, "signal.cancelled", context, cancelReason=reason, cancelId="",
                      duration=(when - waiting.scheduled_at) / MINUTE_MS)  # fmt: skip
         await self._tell(slot, context, ("cancelled", {**row, "cancelReason": reason}))
@@ -385,7 +387,7 @@ class Desk(ABC, Generic[SlotT]):
         """Count `percent` of a position as closed at `price`."""
         position.take_part(percent, price, context.when_ms)
         self._notify(slot, position, "partial_profit.commit", context, percentToClose=percent)
-        self._store(slot.rows.storage(position, "opened", context.when_ms, price), slot)
+        self._write_history(slot, slot.rows.storage(position, "opened", context.when_ms, price))
         self._write_signal(slot, position, context)
 
     async def _closed(self, slot: SlotT, position: Position, leave: Exit, context: Context) -> None:
@@ -401,7 +403,7 @@ class Desk(ABC, Generic[SlotT]):
         )
         self._write_risk(slot, when)
         row = slot.rows.storage(position, "closed", when, leave.price, leave.reason)
-        self._store(row, slot)
+        self._write_history(slot, row)
         self._notify(
             slot, position, "signal.closed", context, priceClose=leave.price,
             closeReason=leave.reason, duration=(when - position.pending_at) / MINUTE_MS,
@@ -452,7 +454,7 @@ class Desk(ABC, Generic[SlotT]):
             if slot.open is not None and slot.strategy.risk_name == profile
         ]
 
-    def _store(self, row: dict[str, Any], slot: SlotT) -> None:
+    def _write_history(self, slot: SlotT, row: dict[str, Any]) -> None:
         row["run"] = dict(self._run_row)
         slot.journal.write_row("storage", "write_storage_data", self._is_backtest, row=row)
 

@@ -265,8 +265,8 @@ class Engine(Desk[Slot]):
     async def _erase(self, generations: Iterable[int]) -> None:
         run_ids = self._run_ids(generations)
         if run_ids:
-            places = [(slot.symbol, slot.name) for slot in self._all_slots()]
-            await erase_runs(self._registries, run_ids, places, self._exchange, self._frame_name)
+            pairs = [(slot.symbol, slot.name) for slot in self._all_slots()]
+            await erase_runs(self._registries, run_ids, pairs, self._exchange, self._frame_name)
 
     def _run_ids(self, generations: Iterable[int]) -> frozenset[str]:
         return frozenset(short_id(*self._session, generation) for generation in generations)

@@ -34,7 +34,7 @@ __all__ = ["erase_runs"]
 async def erase_runs(
     registries: Registries,
     run_ids: Collection[str],
-    places: Iterable[tuple[str, str]],
+    pairs: Iterable[tuple[str, str]],
     exchange_name: str,
     frame_name: str,
 ) -> None:
@@ -46,7 +46,7 @@ async def erase_runs(
     Args:
         registries: What the runs have been stored with.
         run_ids: The runs.
-        places: Symbol and strategy of each pair that they had.
+        pairs: The symbols and strategies that they had.
         exchange_name, frame_name: The names in their rows.
     """
     await _erase_signals(registries, run_ids)
@@ -57,7 +57,7 @@ async def erase_runs(
     for domain in (STATE, MEMORY, MEASURE, INTERVAL):
         async for backend, found in _scan(registries, domain):
             await backend.delete(domain, [key for key, _ in found if key[0].endswith(endings)])
-    for symbol, strategy_name in places:
+    for symbol, strategy_name in pairs:
         for domain, key in (
             (RECENT, (symbol, strategy_name, exchange_name, frame_name, True)),
             (SESSION, (strategy_name, exchange_name, frame_name, symbol, True)),
@@ -89,6 +89,7 @@ async def _scan(
     backend = await _backend(registries, domain)
     if backend is None:
         return
+    # Where the key tells, what is not of backtests need not be looked at.
     context = (True,) if domain in (STORAGE, NOTIFICATION) else ()
     async for found in backend.scan(domain, context, fields):
         yield backend, found

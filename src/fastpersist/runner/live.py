@@ -226,8 +226,7 @@ class LiveEngine(Desk[LiveSlot]):
                 )  # fmt: skip
             self._slots[feed.symbol] = slots
             for slot in slots:
-                label = self._label(slot)
-                self.summary.include(label)
+                self.summary.include(self._label(slot))
         self.summary.open_positions = sum(slot.open is not None for slot in self._all_slots())
         began = min(slot.began for slot in self._all_slots())
         self._run_id = short_id(
