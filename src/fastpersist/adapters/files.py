@@ -389,6 +389,10 @@ class FilesBackend:
         """Delete the files of rows; one that holds a row of another context stays.
 
         A directory that bears a name of the key alone goes with its last file.
+
+        Raises:
+            InvalidArgumentError: A name of a key cannot be part of a path.
+            StoreError: A file cannot be deleted.
         """
         layout = _layout(domain)
         by_directory: dict[str, list[tuple[Key, str]]] = {}

@@ -1,4 +1,4 @@
-"""What the operator's commands share: options of the store, progress, and how results are shown."""
+"""What the commands share: options of the store, adapters, progress, and how results are shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The rows that a run stores, field by field as the contract has them (section 4)."""
+"""The rows that a run stores, field by field as the contract has them (section 4).
+
+One field more, ``run``, tells whose they are.
+"""
 
 from __future__ import annotations
 

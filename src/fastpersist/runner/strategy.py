@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["ActivePosition", "FunctionStrategy", "Signal", "Strategy", "StrategyError", "line_of",
            "strategy"]  # fmt: skip
 
+_FINITE: Final = ("cost", "fee_percent", "slippage_percent")
+_SHARES: Final = ("fee_percent", "slippage_percent")
+
 
 class StrategyError(FastPersistError):
     """The strategy file or the strategy itself failed."""
@@ -272,9 +275,6 @@ def _is_text(value: object) -> bool:
     except UnicodeEncodeError:  # half of a surrogate pair, which no store can hold
         return False
 
-
-_FINITE: Final = ("cost", "fee_percent", "slippage_percent")
-_SHARES: Final = ("fee_percent", "slippage_percent")
 
 Answer = Callable[["Context"], "Signal | Awaitable[Signal | None] | None"]
 
