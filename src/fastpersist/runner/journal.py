@@ -311,6 +311,9 @@ class LiveJournal(Journal):
 
     Args:
         state: Gives what the record holds beside the writes.
+
+    Attributes:
+        when: The moment as of which the next record is made, ms.
     """
 
     def __init__(

@@ -450,6 +450,7 @@ class LiveEngine(Desk[LiveSlot]):
         await self._flush(slot)
 
     def _context_at(self, slot: LiveSlot, when: int) -> Context:
+        # What is written from now on is recorded as of this moment.
         slot.journal.when = when
         return self._context(slot, when)
 
