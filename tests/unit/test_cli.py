@@ -23,9 +23,11 @@ from rich.console import Console
 
 import fastpersist
 from candle_rows import random_walk, write_csv
+from fastpersist.adapters.files import FilesBackend
 from fastpersist.cli import main
 from fastpersist.cli.process import Interrupts, RunUnderWayError, the_only_run
 from fastpersist.cli.run import lock_folder
+from fastpersist.registry import Registries
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -577,7 +579,7 @@ def test_a_run_whose_candles_end_early_carries_on_with_more(
     assert first["early_ends"] == {"BTCUSDT": candles[70]["timestamp"]}
     assert main(["run", "sometimes.py", *stored]) == 0
     shown = capsys.readouterr().out
-    assert "candles of BTCUSDT end at 2025-01-01 01:10, before the frame" in shown
+    assert "candles of BTCUSDT end at 2025-01-01 01:10, before the end of the frame; with" in shown
     write_csv(work / "BTCUSDT.csv", candles)
     result(
         capsys, ["run", "sometimes.py", "--candles", "BTCUSDT.csv", "--files", "kept", "--fresh"]
@@ -586,6 +588,42 @@ def test_a_run_whose_candles_end_early_carries_on_with_more(
     assert (found["bars"], found["is_finished"], found["resumed_from"]) == (110, True, 70)
     again = result(capsys, ["run", "sometimes.py", *stored, "--fresh"])
     assert outcome(again) == outcome(found)
+
+
+def test_a_file_that_ends_early_does_not_promise_that_a_longer_one_carries_on(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    candles = random_walk(120, seed=1)
+    write_csv(work / "BTCUSDT.csv", candles[:70])
+    arguments = [*KEPT, "--frame", "2025-01-01..2025-01-01T01:50"]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "candles of BTCUSDT end at 2025-01-01 01:10, before the end of the frame\n" in shown
+    write_csv(work / "BTCUSDT.csv", candles)
+    assert main(arguments) == 2
+
+
+def test_a_report_shows_stored_names_without_what_moves_the_cursor(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registries = Registries()
+    registries.use_backend(FilesBackend("kept"))
+    symbol, name = "S\x1b[2J", "[bold]e\x1b[2J"
+    run = {
+        "id": "abc", "start": 0, "end": 60_000, "strategies": ["s"], "symbols": [symbol],
+        "intervals": ["1m"],
+    }  # fmt: skip
+    row: Any = {
+        "id": "a", "symbol": symbol, "strategyName": "s", "exchangeName": name, "frameName": name,
+        "status": "opened", "updatedAt": 1, "run": run,
+    }  # fmt: skip
+    asyncio.run(registries.storage.write_storage_data(True, [row]))
+    for arguments in ([], ["abc"]):
+        assert main(["report", *arguments, "--files", "kept"]) == 0
+        shown = capsys.readouterr().out
+        assert "\x1b" not in shown
+        assert "S\\x1b[2J" in shown
+        assert "[bold]e\\x1b[2J" in shown
 
 
 def test_symbols_of_different_length_are_done_to_the_end(

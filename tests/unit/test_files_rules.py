@@ -25,7 +25,7 @@ from fastpersist import (
     simulated_time,
 )
 from fastpersist.adapters.files import FilesBackend, natural_key
-from fastpersist.domains import DOMAINS, Domain, Field, Shape
+from fastpersist.domains import DOMAINS, STATE, Domain, Field, Shape
 from fastpersist.registry import Registries
 
 MS = 1_735_689_600_000
@@ -590,3 +590,40 @@ async def test_joined_names_of_declared_lists_are_told_apart(folder: Path) -> No
         await backend.write_rows(domain, ("a_b", "c"), {"1": {}})
     with pytest.raises(InvalidArgumentError, match=r"rows\[0\]\.account: differs"):
         await backend.write_rows(domain, ("a_b", "c"), {"2": row})
+
+
+async def scanned(backend: FilesBackend, domain: Domain) -> dict[Any, Any]:
+    return {key: row async for batch in backend.scan(domain, (), ("data",)) for key, row in batch}
+
+
+async def test_a_scan_finds_rows_below_a_directory_that_may_be_missing(folder: Path) -> None:
+    domain = Domain(
+        name="own",
+        shape=Shape.VALUE,
+        collection="own",
+        namespace="own_cache",
+        key=(Field("desk", "optional_name"), Field("account")),
+        context_size=2,
+        cache_order=("desk", "account"),
+        file="own/[{desk}/]{account}.json",
+    )
+    backend = FilesBackend(folder)
+    for desk in ("", "d"):
+        await backend.write_value(domain, (desk, "a"), {"data": desk}, None)
+    assert await scanned(backend, domain) == {("", "a"): {"data": ""}, ("d", "a"): {"data": "d"}}
+
+
+async def test_a_scan_gives_the_key_of_a_broken_file_alone(folder: Path) -> None:
+    backend = FilesBackend(folder)
+    await backend.write_value(STATE, ("s", "b"), {"data": 1}, None)
+    (folder / "state/s/b/b.json").write_text("{")
+    assert await scanned(backend, STATE) == {("s", "b"): {}}
+
+
+async def test_a_scan_that_cannot_look_is_an_error_of_the_store(folder: Path) -> None:
+    backend = FilesBackend(folder)
+    assert await scanned(backend, STATE) == {}
+    folder.mkdir()
+    (folder / "state").write_text("in the way")
+    with pytest.raises(StoreError, match="state"):
+        await scanned(backend, STATE)

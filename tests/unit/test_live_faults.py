@@ -509,7 +509,7 @@ async def test_nothing_is_taken_up_while_a_record_still_travels() -> None:
     engine = world.engine(Scripted({}), family=stored_in(Store(world.data, interferes)))
     await engine._take_up(False)
     (slot,) = engine._all_slots()
-    engine._moment(slot, START_MS).state("count").write(1)
+    engine._context_at(slot, START_MS).state("count").write(1)
     flush = asyncio.ensure_future(slot.journal.flush())
     await arrived.wait()
     flush.cancel()

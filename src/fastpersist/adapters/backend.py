@@ -19,6 +19,8 @@ Key = tuple[Any, ...]
 class Backend(Protocol):
     """The operations behind the instances of one family.
 
+    ``scan`` and ``delete``, which no instance has, are for a runner that deletes its own rows.
+
     Arguments arrive checked against the contract. ``asked_at`` is the latest simulated moment that
     a read may see, in ms, or None; ``when`` is the moment that a write belongs to, in ms, or None
     for domains that do not store it. None as an answer means absent.

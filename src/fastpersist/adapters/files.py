@@ -347,7 +347,10 @@ class FilesBackend:
     ) -> AsyncIterator[list[tuple[Key, dict[str, Any]]]]:
         """Yield all rows of a context, removed ones too, in batches; see the backend's protocol.
 
-        Files whose path does not tell their key, and those that are not JSON, are passed over.
+        Files whose path does not tell their key are passed over; one that is not JSON has no field.
+
+        Raises:
+            StoreError: A directory or a file cannot be read.
         """
         layout = _layout(domain)
         paths = await asyncio.to_thread(self._paths, domain, context)
@@ -367,10 +370,16 @@ class FilesBackend:
             yield await asyncio.to_thread(read, start)
 
     def _paths(self, domain: Domain, context: Key) -> list[str]:
-        directory = _layout(domain).directory(context) or domain.file.partition("{")[0]
+        layout = _layout(domain)
+        directory = self._absolute(layout.directory(context) or layout.root)
+
+        def refuse(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):
+                raise error
+
         found: list[str] = []
         with _store_errors(directory):
-            for folder, folders, names in os.walk(self._absolute(directory)):
+            for folder, folders, names in os.walk(directory, onerror=refuse):
                 folders[:] = [name for name in folders if not is_passed_over(name)]
                 relative = os.path.relpath(folder, self._folder).replace(os.sep, "/")
                 found += [f"{relative}/{name}" for name in names if not is_passed_over(name)]
@@ -380,6 +389,10 @@ class FilesBackend:
         """Delete the files of rows; one that holds a row of another context stays.
 
         A directory that bears a name of the key alone goes with its last file.
+
+        Raises:
+            InvalidArgumentError: A name of a key cannot be part of a path.
+            StoreError: A file cannot be deleted.
         """
         layout = _layout(domain)
         by_directory: dict[str, list[tuple[Key, str]]] = {}
@@ -521,6 +534,9 @@ class _Layout:
             if field.kind in ("name", "optional_name")
         }
         self.joins_names = re.search(r"\}\[?_\{(?!mode\})", domain.file) is not None
+        self._start = re.split(r"[\[{]", domain.file)[0]
+        self.root = os.path.dirname(self._start)
+        """The directory below which all rows lie."""
 
     def file(self, key: Key) -> str:
         """Return the path of a row, relative to the folder of the tree.
@@ -545,7 +561,7 @@ class _Layout:
     def keys(self, path: str) -> list[Key]:
         """Return every key whose row has this path; several where joined names can be split."""
         template = self._domain.file
-        if not path.startswith(re.split(r"[\[{]", template)[0]):
+        if not path.startswith(self._start):
             return []
         found: dict[Key, None] = {}
         for optional in (r"\1", ""):

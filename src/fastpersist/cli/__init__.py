@@ -13,8 +13,8 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
-    0 done, 1 something was found, 2 a mistake or a server or system that fails, 130 and 143
-    interrupted, 141 nobody reads the output any more.
+    0 done, 1 something was found, 2 a mistake or a server or system that fails, 130 interrupted
+    (a run by SIGTERM 143), 141 nobody reads the output any more.
     """
     _prepare_streams()
     try:

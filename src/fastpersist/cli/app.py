@@ -19,6 +19,7 @@ from ..errors import FastPersistError
 from ..local import down as stop_servers
 from ..local import up as start_servers
 from ..runner.context import Mode
+from ..runner.health import PORT
 from ..times import parse_moment
 from .backup import backup_command, restore_command
 from .cache import cache_command
@@ -32,7 +33,15 @@ from .live import run_live
 from .process import run_until_interrupted
 from .report import ReportOptions, report
 from .run import RunOptions, run
-from .toolbox import PATH, discard_output, folder_option, json_option, output, store_options
+from .toolbox import (
+    PATH,
+    discard_output,
+    folder_option,
+    json_option,
+    output,
+    settings_arguments,
+    store_options,
+)
 
 __all__ = ["run_app"]
 
@@ -139,7 +148,7 @@ def _each(context: click.Context, parameter: click.Parameter, texts: tuple[str, 
 )  # fmt: skip
 @click.option(
     "--health-port", type=click.IntRange(0, 65_535), envvar="FASTPERSIST_HEALTH_PORT",
-    show_envvar=True, show_default="60050 on paper and live, none in a backtest",
+    show_envvar=True, show_default=f"{PORT} on paper and live, none in a backtest",
     help="Port of the health endpoint; 0 takes a free one.",
 )  # fmt: skip
 @click.option("--files", type=PATH, help="Keep all state in files below this folder.")
@@ -194,7 +203,7 @@ def run_command(
         dummy=dummy,
         health_host=health_host,
         health_port=health_port,
-        settings={"mongo_url": mongo_url, "redis_url": redis_url, "local_folder": folder},
+        settings=settings_arguments(mongo_url, redis_url, folder),
     )
     command = run if mode == "backtest" else run_live
     return asyncio.run(command(options, console))
@@ -237,7 +246,7 @@ def export_candles_command(
         output=output,
         as_json=as_json,
         files=files,
-        settings={"mongo_url": mongo_url, "redis_url": redis_url, "local_folder": folder},
+        settings=settings_arguments(mongo_url, redis_url, folder),
     )
     return run_until_interrupted(export_candles(options, errors))
 
@@ -266,7 +275,7 @@ def report_command(
         csv=csv,
         html=html,
         files=files,
-        settings={"mongo_url": mongo_url, "redis_url": redis_url, "local_folder": folder},
+        settings=settings_arguments(mongo_url, redis_url, folder),
     )
     return run_until_interrupted(report(options, console))
 

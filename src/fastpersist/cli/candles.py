@@ -14,14 +14,11 @@ from typing import Any, Final, TextIO
 
 from rich.console import Console
 
-from ..adapters.files import FilesBackend
 from ..domains import CANDLE_FIELDS
 from ..errors import InvalidArgumentError
 from ..frames import CandleFrame
-from ..registry import Registries
 from ..settings import SettingsArguments
-from ..store import open_store
-from .toolbox import print_json, unfinished_file
+from .toolbox import opened_registries, print_json, unfinished_file
 
 __all__ = ["ExportOptions", "export_candles"]
 
@@ -49,13 +46,10 @@ async def export_candles(options: ExportOptions, errors: Console) -> int:
         ConfigurationError: A package that the output's kind needs is missing.
     """
     write = _writer(options.output)
-    if options.files is not None:
-        registries = Registries()
-        registries.use_backend(FilesBackend(options.files))
-        frame = await _frame(registries, options)
-    else:
-        async with open_store(**options.settings) as store:
-            frame = await _frame(store, options)
+    async with opened_registries(options.files, options.settings) as registries:
+        frame = await registries.candle.read_candles_frame(
+            options.symbol, options.interval, options.exchange_name, options.start, options.end
+        )
     write(frame)
     code = 0 if len(frame) else 1  # a window without a single candle is more likely a slip
     if options.as_json:
@@ -77,12 +71,6 @@ async def export_candles(options: ExportOptions, errors: Console) -> int:
         markup=False,
     )
     return code
-
-
-async def _frame(registries: Registries, options: ExportOptions) -> CandleFrame:
-    return await registries.candle.read_candles_frame(
-        options.symbol, options.interval, options.exchange_name, options.start, options.end
-    )
 
 
 def _writer(output: Path | None) -> Callable[[CandleFrame], None]:

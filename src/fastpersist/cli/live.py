@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
-from rich.markup import escape
 
 from .. import shutdown
 from ..domains import INTERVAL_STEP_MS
 from ..errors import InvalidArgumentError
 from ..payloads import interval_step
 from ..registry import registries
-from ..runner import Frame, StoreFeed, Strategy, load_reports, read_candle_file
-from ..runner.broker import Broker, PaperBroker
-from ..runner.candles import CandleFeed
-from ..runner.feed import FileFeed
-from ..runner.health import Health, HealthServer
-from ..runner.live import LiveEngine
+from ..runner import (
+    Broker,
+    CandleFeed,
+    FileFeed,
+    Frame,
+    LiveEngine,
+    PaperBroker,
+    StoreFeed,
+    Strategy,
+    load_reports,
+    read_candle_file,
+)
+from ..runner.health import PORT, Health, HealthServer
 from ..store import Store
 from ..times import now_ms
 from .exchanges import Exchanges, named_exchange
@@ -31,12 +36,12 @@ from .process import InterruptedRunError, Interrupts, the_only_run
 from .report import figures_table, report_as_json
 from .run import RunOptions, lock_folder, open_place, shows_it_again
 from .strategy_file import load_strategies
+from .toolbox import print_json, shown
 
 __all__ = ["run_live"]
 
 _logger = logging.getLogger("fastpersist.runner")
 
-_HEALTH_PORT: Final = 60050
 _STOP_SECONDS: Final = 4.0
 _RECENT_STEPS: Final = 3
 
@@ -62,7 +67,7 @@ async def run_live(options: RunOptions, console: Console) -> int:
             f"{feed} takes no orders",
             hint="--feed ccxt:EXCHANGE, or --mode paper for orders on paper",
         )
-    interval_step(options.interval or "1m")
+    interval_step(options.stored_interval)
     assert options.mode != "backtest"
     strategy_file = load_strategies(options.strategy, options.names)
     place = open_place(options)
@@ -79,14 +84,14 @@ async def run_live(options: RunOptions, console: Console) -> int:
                 options.mode,
             )  # fmt: skip
             stack.enter_context(the_only_run(*lock_folder(options), engine.sessions))
-            port = _HEALTH_PORT if options.health_port is None else options.health_port
+            port = PORT if options.health_port is None else options.health_port
             health = _Watch(engine, place)
             await stack.enter_async_context(HealthServer(health.check, options.health_host, port))
             interrupts.end_with(engine.stop)
             if not options.as_json:
                 console.print(
-                    f"{options.mode} run of {escape(', '.join(options.symbols))} on "
-                    f"{escape(feed)}; a signal (Ctrl-C) ends it in good order",
+                    f"{options.mode} run of {shown(', '.join(options.symbols))} on "
+                    f"{shown(feed)}; a signal (Ctrl-C) ends it in good order",
                     highlight=False,
                 )
             await engine.run(fresh=options.fresh)
@@ -103,7 +108,7 @@ async def run_live(options: RunOptions, console: Console) -> int:
 
 
 def _feed(options: RunOptions, exchanges: Exchanges, feed: str, symbol: str) -> CandleFeed:
-    interval = options.interval or "1m"
+    interval = options.stored_interval
     now = now_ms()
     if named_exchange(feed) is not None:
         return exchanges.feed(feed, symbol, interval, Frame(now, now + 1), options.exchange_name)
@@ -159,7 +164,7 @@ class _Watch:
 async def _show(engine: LiveEngine, options: RunOptions, console: Console) -> None:
     found = [report for report in await load_reports(registries) if report.run_id == engine.run_id]
     if options.as_json:
-        print(json.dumps(report_as_json(found[0]) if found else {"run": engine.run_id}))
+        print_json(report_as_json(found[0]) if found else {"run": engine.run_id})
         return
     for report in found:
         console.print(figures_table(report.summary, f"Result of the {options.mode} run"))

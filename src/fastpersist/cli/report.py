@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -11,17 +10,14 @@ from typing import Any, Final
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from ..adapters.files import FilesBackend
 from ..hot.columns import CandleColumns
 from ..registry import Registries
 from ..runner import Report, Summary, Trade, load_report, load_reports
 from ..runner.page import report_page, span_of
 from ..settings import SettingsArguments
-from ..store import open_store
-from .toolbox import unfinished_file
+from .toolbox import opened_registries, print_json, shown, unfinished_file
 
 __all__ = ["ReportOptions", "figures_table", "report", "report_as_json"]
 
@@ -58,12 +54,8 @@ async def report(options: ReportOptions, console: Console) -> int:
         InvalidArgumentError: There is no such run, or an output cannot be written.
         ConfigurationError: A package that the page needs is missing.
     """
-    if options.files is not None:
-        registries = Registries()
-        registries.use_backend(FilesBackend(options.files))
+    async with opened_registries(options.files, options.settings) as registries:
         return await _show(registries, options, console)
-    async with open_store(**options.settings) as store:
-        return await _show(store, options, console)
 
 
 async def _show(registries: Registries, options: ReportOptions, console: Console) -> int:
@@ -80,13 +72,13 @@ async def _show(registries: Registries, options: ReportOptions, console: Console
         with unfinished_file("csv", options.csv) as unfinished:
             _write_trades(found.trades, unfinished)
     if options.as_json:
-        print(json.dumps(report_as_json(found)))
+        print_json(report_as_json(found))
         return 0
     console.print(_title(found), highlight=False)
     console.print(figures_table(found.summary))
     for path in (options.html, options.csv):
         if path is not None:
-            console.print(f"written: {escape(str(path))}", highlight=False)
+            console.print(f"written: {shown(str(path))}", highlight=False)
     return 0
 
 
@@ -99,14 +91,14 @@ async def _candles(registries: Registries, found: Report, symbol: str) -> Candle
 
 def _title(found: Report) -> str:
     return (
-        f"{found.mode} run {found.run_id}: {escape(found.exchange_name)}, "
-        f"{escape(found.frame_name)}{', ' if found.frame_name else ''}{span_of(found)}"
+        f"{shown(found.mode)} run {shown(found.run_id)}: {shown(found.exchange_name)}, "
+        f"{shown(found.frame_name)}{', ' if found.frame_name else ''}{shown(span_of(found))}"
     )
 
 
-def figures_table(summary: Summary, title: str | None = None) -> Table:
+def figures_table(summary: Summary, title: str = "") -> Table:
     """Return the figures of a run as a table for people."""
-    table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    table = Table(title=shown(title), box=SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("symbol", overflow="fold", min_width=7)
     for heading, _, _ in _COLUMNS:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -117,14 +109,14 @@ def figures_table(summary: Summary, title: str | None = None) -> Table:
         figures = (
             "-" if row[name] is None else format(row[name], spec) for _, name, spec in _COLUMNS
         )
-        table.add_row(escape(row["symbol"]), *figures)
+        table.add_row(shown(row["symbol"]), *figures)
     table.caption = f"quote currency, after fees; open positions: {summary.open_positions}"
     return table
 
 
 def _list(reports: Sequence[Report], options: ReportOptions, console: Console) -> None:
     if options.as_json:
-        print(json.dumps([report_as_json(found) for found in reports]))
+        print_json([report_as_json(found) for found in reports])
         return
     table = Table(title="Runs that have had a signal", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("run", no_wrap=True)
@@ -134,11 +126,11 @@ def _list(reports: Sequence[Report], options: ReportOptions, console: Console) -
         table.add_column(heading, justify="right", no_wrap=True)
     for found in reports:
         table.add_row(
-            found.run_id,
-            found.mode,
-            escape(found.exchange_name),
-            escape(found.frame_name),
-            escape(", ".join(found.intervals)),
+            shown(found.run_id),
+            shown(found.mode),
+            shown(found.exchange_name),
+            shown(found.frame_name),
+            shown(", ".join(found.intervals)),
             str(len(found.trades)),
             f"{found.summary.total.profit:,.2f}",
             str(found.summary.open_positions),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import logging
 import shlex
 import time
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from .. import setup, shutdown
@@ -39,7 +37,7 @@ from ..runner import (
 from ..runner.context import Mode
 from ..runner.feed import fetch_candles
 from ..runner.health import Health, HealthServer
-from ..settings import Settings
+from ..settings import Settings, SettingsArguments
 from ..store import Store
 from ..times import parse_moment, to_datetime
 from .exchanges import Exchanges, named_exchange
@@ -47,6 +45,7 @@ from .health import check_stores
 from .process import InterruptedRunError, Interrupts, state_folder, the_only_run
 from .report import figures_table
 from .strategy_file import StrategyFile, load_strategies
+from .toolbox import print_json, shown
 
 __all__ = ["RunOptions", "lock_folder", "open_place", "run", "shows_it_again"]
 
@@ -73,13 +72,18 @@ class RunOptions:
     dummy: bool
     health_host: str
     health_port: int | None
-    settings: dict[str, Any]
+    settings: SettingsArguments
+
+    @property
+    def stored_interval(self) -> str:
+        """Interval of candles that are not from a file."""
+        return self.interval or "1m"
 
 
 def shows_it_again(options: RunOptions, run_id: str) -> str:
     """Return the command that reports a run, for printing with markup."""
     where = "" if options.files is None else f" --files {shlex.quote(str(options.files))}"
-    return escape(f"fastpersist report {run_id}{where} shows it again")
+    return shown(f"fastpersist report {run_id}{where} shows it again")
 
 
 def open_place(options: RunOptions) -> Store | Path | None:
@@ -210,7 +214,7 @@ def _fingerprint(
     for file in files:
         digest.update(f"\n{file.symbol} {file.interval} {file.digest}".encode())
     if not files:
-        digest.update(f"\n{options.interval or '1m'} {' '.join(options.symbols)}".encode())
+        digest.update(f"\n{options.stored_interval} {' '.join(options.symbols)}".encode())
     if frame is not None:
         digest.update(f"\n{frame.start}..{frame.end}".encode())
     if options.names:
@@ -258,7 +262,7 @@ class _Backtests:
         with self._progress() as progress:
             for symbol in options.symbols:
                 source = exchanges.feed(
-                    feed, symbol, options.interval or "1m", frame, options.exchange_name
+                    feed, symbol, options.stored_interval, frame, options.exchange_name
                 )
                 start = frame.start - warm_up * INTERVAL_STEP_MS[source.interval]
                 task = progress.add_task(f"fetch {symbol}", total=frame.end - start)
@@ -281,7 +285,7 @@ class _Backtests:
                 break
             code = await self._run_frame(frame, feeds, found)
         if self._options.as_json:
-            print(json.dumps(found[0] if len(frames) == 1 else {"runs": found}))
+            print_json(found[0] if len(frames) == 1 else {"runs": found})
         return code
 
     async def _run_frame(
@@ -293,7 +297,7 @@ class _Backtests:
         if not feeds and frame is not None:
             feeds = [
                 StoreFeed(
-                    registries, options.exchange_name, symbol, options.interval or "1m",
+                    registries, options.exchange_name, symbol, options.stored_interval,
                     frame.start, frame.end,
                 )
                 for symbol in options.symbols
@@ -334,9 +338,11 @@ class _Backtests:
         options, console, summary = self._options, self._console, engine.summary
         if (options.frames or not self._files) and not self._interrupts.numbers:
             for symbol, end in engine.early_ends.items():
+                # A longer file is another one, of which a run begins anew.
+                way_on = "" if self._files else "; with more of them the same command carries on"
                 console.print(
-                    f"candles of {escape(symbol)} end at {to_datetime(end):%Y-%m-%d %H:%M}, before "
-                    "the frame; with more of them the same command carries on",
+                    f"candles of {shown(symbol)} end at {to_datetime(end):%Y-%m-%d %H:%M}, before "
+                    f"the end of the frame{way_on}",
                     highlight=False,
                 )
         title = "Result" if summary.is_finished else "Result so far"
@@ -365,13 +371,13 @@ class _Backtests:
             self._different[file.symbol] = different
         if gaps.missing and not options.as_json:
             progress.console.print(
-                f"{escape(file.path.name)}: {gaps.missing:,} candles of {file.interval} are "
+                f"{shown(file.path.name)}: {gaps.missing:,} candles of {file.interval} are "
                 f"missing in {gaps.runs:,} gaps, the longest of {gaps.longest:,}",
                 highlight=False,
             )
         if different and not options.as_json:
             progress.console.print(
-                f"{escape(file.path.name)}: {different:,} candles are stored with other "
+                f"{shown(file.path.name)}: {different:,} candles are stored with other "
                 "figures, which stay; the run replays those, not the file's (--exchange NAME keeps "
                 "another set)",
                 highlight=False,

@@ -1,4 +1,4 @@
-"""What the operator's commands share: options of the store, progress, and how results are shown."""
+"""What the commands share: options of the store, adapters, progress, and how results are shown."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 import os
 import sys
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from math import isfinite
 from pathlib import Path
@@ -25,11 +25,14 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from .. import extra
+from ..adapters.files import FilesBackend
 from ..disk import sync_directory, sync_file
 from ..domains import DOMAINS, Domain
 from ..errors import InvalidArgumentError
 from ..own_domains import declared_domains
-from ..settings import Settings
+from ..registry import Registries
+from ..settings import Settings, SettingsArguments
+from ..store import open_store
 from ..tools.backup import OnProgress
 
 __all__ = [
@@ -41,6 +44,7 @@ __all__ = [
     "named_domain",
     "named_errors",
     "new_table",
+    "opened_registries",
     "output",
     "plain",
     "print_json",
@@ -48,6 +52,7 @@ __all__ = [
     "progress_bar",
     "redacted",
     "refuse_irregular",
+    "settings_arguments",
     "settings_of",
     "shown",
     "store_options",
@@ -81,13 +86,38 @@ def store_options(command: CommandT) -> CommandT:
     return command
 
 
+def settings_arguments(
+    mongo_url: str | None, redis_url: str | None, folder: Path
+) -> SettingsArguments:
+    """Return the options of a store as keywords of the settings."""
+    return {"mongo_url": mongo_url, "redis_url": redis_url, "local_folder": folder}
+
+
 def settings_of(mongo_url: str | None, redis_url: str | None, folder: Path) -> Settings:
     """Return the settings that the options of a store and the environment make.
 
     Raises:
         ConfigurationError: One is wrong.
     """
-    return Settings.load(mongo_url=mongo_url, redis_url=redis_url, local_folder=folder)
+    return Settings.load(**settings_arguments(mongo_url, redis_url, folder))
+
+
+@asynccontextmanager
+async def opened_registries(
+    files: Path | None, settings: SettingsArguments
+) -> AsyncIterator[Registries]:
+    """Give the adapters on the files below a folder, without one those of the store.
+
+    Raises:
+        ConfigurationError: A setting is wrong.
+    """
+    if files is not None:
+        registries = Registries()
+        registries.use_backend(FilesBackend(files))
+        yield registries
+        return
+    async with open_store(**settings) as store:
+        yield store
 
 
 def output(*, highlight: bool = False) -> Console:
@@ -101,8 +131,8 @@ def discard_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def print_json(found: Mapping[str, Any]) -> None:
-    """Print one JSON object on a line of its own, at once."""
+def print_json(found: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Print JSON on a line of its own, at once."""
     print(json.dumps(plain(found)), flush=True)
 
 

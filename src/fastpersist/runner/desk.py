@@ -16,15 +16,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, Generic, TypeVar
 from uuid import NAMESPACE_OID, uuid5
 
-from ..domains import INTERVAL_STEP_MS
+from ..domains import INTERVAL_STEP_MS, MINUTE_MS
 from ..errors import FastPersistError, InvalidArgumentError, InvalidDocumentError
 from ..registry import Registries
 from .candles import CandleFeed, Lookback
 from .context import Context, Mode, maybe_await
-from .erasure import run_mark
 from .journal import Journal
 from .position import Bar, Exit, Position
-from .rows import Rows
+from .rows import Rows, run_mark
 from .strategy import (
     ActivePosition,
     FunctionStrategy,
@@ -87,6 +86,10 @@ class Slot:
         """Return whether the strategy wants to be asked at a close, ms."""
         return not self.asks_every or not when % self.asks_every
 
+    def is_over(self, waiting: Position, when: int) -> bool:
+        """Return whether an entry has waited as long as it may at a close, ms."""
+        return when - waiting.scheduled_at >= self.strategy.schedule_minutes * MINUTE_MS
+
 
 SlotT = TypeVar("SlotT", bound=Slot)
 
@@ -95,6 +98,7 @@ class Desk(ABC, Generic[SlotT]):
     """Meets bars with the entries and positions of strategies, and asks the strategies.
 
     Args:
+        registries: The adapters for everything that is stored.
         strategies: The strategies; each meets each symbol.
         feeds: One feed for each symbol.
         exchange_name: Exchange in all stored contexts.
@@ -193,8 +197,7 @@ class Desk(ABC, Generic[SlotT]):
         self, slot: SlotT, waiting: Position, bar: Bar, context: Context
     ) -> None:
         price = waiting.entry_in(bar)
-        age = context.when_ms - waiting.scheduled_at
-        if price == "cancel" or (price is None and age >= slot.strategy.schedule_minutes * 60_000):
+        if price == "cancel" or (price is None and slot.is_over(waiting, context.when_ms)):
             reason = "timeout"
             if price == "cancel":
                 reason = "price" if waiting.at_market else "stop_loss"
@@ -271,7 +274,9 @@ class Desk(ABC, Generic[SlotT]):
         if position is None or position.at_market:
             return
         self._write_schedule(slot, self._marked(slot.rows.signal(position)))
-        self._store(slot.rows.storage(position, "scheduled", context.when_ms, context.price), slot)
+        self._write_history(
+            slot, slot.rows.storage(position, "scheduled", context.when_ms, context.price)
+        )
         self._notify(slot, position, "signal.scheduled", context)
         row = slot.rows.public(position, context.price)
         await self._tell(slot, context, ("scheduled", row))
@@ -356,7 +361,7 @@ class Desk(ABC, Generic[SlotT]):
         self.summary.open_positions += 1
         self._write_signal(slot, position, context)
         self._write_risk(slot, context.when_ms)
-        self._store(slot.rows.storage(position, "opened", context.when_ms, price), slot)
+        self._write_history(slot, slot.rows.storage(position, "opened", context.when_ms, price))
         self._notify(slot, position, "signal.opened", context)
         context.log("signal.opened", position.id, position.symbol, price)
         await self._tell(slot, context, ("opened", slot.rows.public(position, price)))
@@ -371,9 +376,9 @@ class Desk(ABC, Generic[SlotT]):
         if not waiting.at_market:
             self._write_schedule(slot, None)
         row = slot.rows.storage(waiting, "cancelled", when, price)
-        self._store(row, slot)
+        self._write_history(slot, row)
         self._notify(slot, waiting, "signal.cancelled", context, cancelReason=reason, cancelId="",
-                     duration=(when - waiting.scheduled_at) / 60_000)  # fmt: skip
+                     duration=(when - waiting.scheduled_at) / MINUTE_MS)  # fmt: skip
         await self._tell(slot, context, ("cancelled", {**row, "cancelReason": reason}))
 
     async def _part_closed(
@@ -382,7 +387,7 @@ class Desk(ABC, Generic[SlotT]):
         """Count `percent` of a position as closed at `price`."""
         position.take_part(percent, price, context.when_ms)
         self._notify(slot, position, "partial_profit.commit", context, percentToClose=percent)
-        self._store(slot.rows.storage(position, "opened", context.when_ms, price), slot)
+        self._write_history(slot, slot.rows.storage(position, "opened", context.when_ms, price))
         self._write_signal(slot, position, context)
 
     async def _closed(self, slot: SlotT, position: Position, leave: Exit, context: Context) -> None:
@@ -398,10 +403,10 @@ class Desk(ABC, Generic[SlotT]):
         )
         self._write_risk(slot, when)
         row = slot.rows.storage(position, "closed", when, leave.price, leave.reason)
-        self._store(row, slot)
+        self._write_history(slot, row)
         self._notify(
             slot, position, "signal.closed", context, priceClose=leave.price,
-            closeReason=leave.reason, duration=(when - position.pending_at) / 60_000,
+            closeReason=leave.reason, duration=(when - position.pending_at) / MINUTE_MS,
         )  # fmt: skip
         context.log("signal.closed", position.id, position.symbol, leave.reason, profit)
         await self._tell(slot, context, ("closed", row))
@@ -449,7 +454,7 @@ class Desk(ABC, Generic[SlotT]):
             if slot.open is not None and slot.strategy.risk_name == profile
         ]
 
-    def _store(self, row: dict[str, Any], slot: SlotT) -> None:
+    def _write_history(self, slot: SlotT, row: dict[str, Any]) -> None:
         row["run"] = dict(self._run_row)
         slot.journal.write_row("storage", "write_storage_data", self._is_backtest, row=row)
 

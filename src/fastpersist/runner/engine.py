@@ -19,9 +19,10 @@ from ..times import parse_moment, simulated_time, to_datetime
 from .candles import CandleFeed, History
 from .context import Context
 from .desk import Desk, Slot, short_id
-from .erasure import erase_runs, is_of_run
+from .erasure import erase_runs
 from .journal import Journal
 from .position import Bar, Exit, Position
+from .rows import is_of_run
 from .strategy import Strategy
 from .summary import Summary
 
@@ -110,7 +111,7 @@ class Engine(Desk[Slot]):
             for history in self._histories
         }
         self._begin_generation(0)
-        self._oldest_stored = 0  # generation of which rows may be left
+        self._oldest_stored = 0  # the first generation of which rows may be left
         self.summary = Summary.of(map(self._label, self._all_slots()), frame.start, frame.end)
         self._is_stopping = False
 
@@ -165,7 +166,7 @@ class Engine(Desk[Slot]):
             RunMismatchError: The stored run was made from something else, or a run on the clock has
                 a position or an entry here, whose row has the same place as that of a backtest.
         """
-        await self._refuse_nothing()
+        await self._refuse_empty()
         await self._refuse_to_overwrite()
         if fresh:
             await self._begin_anew()
@@ -181,6 +182,7 @@ class Engine(Desk[Slot]):
                 hint="begin anew with --fresh",
             )
         self._begin_generation(state["generation"])
+        # A record of an earlier version: nobody has asked for the deletion of what came before.
         self._oldest_stored = state.get("oldest_stored", self._generation)
         await self._erase_earlier()
         self.summary = Summary.from_state(state["summary"])
@@ -190,7 +192,7 @@ class Engine(Desk[Slot]):
             slot.waiting = Position.from_state(stored["waiting"])
             slot.open = Position.from_state(stored["open"])
 
-    async def _refuse_nothing(self) -> None:
+    async def _refuse_empty(self) -> None:
         empty = [
             history.feed.symbol
             for history in self._histories
@@ -237,16 +239,17 @@ class Engine(Desk[Slot]):
         else:
             self._begin_generation(state["generation"] + 1)
             self._oldest_stored = state.get("oldest_stored", 0)
-        earlier = self._run_ids(range(self._oldest_stored, self._generation + 1))
+        # Without a record it is the new generation's id that is on the rows.
+        stored_ids = self._run_ids(range(self._oldest_stored, self._generation + 1))
         for slot in self._all_slots():
             key = (slot.symbol, slot.name, self._exchange)
-            if is_of_run(await self._registries.signal.read_signal_data(*key), earlier):
+            if is_of_run(await self._registries.signal.read_signal_data(*key), stored_ids):
                 self._journal.write("signal", "write_signal_data", *key, None, places=3)
-            if is_of_run(await self._registries.schedule.read_schedule_data(*key), earlier):
+            if is_of_run(await self._registries.schedule.read_schedule_data(*key), stored_ids):
                 self._journal.write("schedule", "write_schedule_data", *key, None, places=3)
         for profile in {slot.strategy.risk_name: None for slot in self._all_slots()}:
             stored = await self._registries.risk.read_position_data(profile, self._exchange)
-            others = [[key, row] for key, row in stored if not is_of_run(row, earlier)]
+            others = [[key, row] for key, row in stored if not is_of_run(row, stored_ids)]
             if len(others) < len(stored):
                 self._journal.write(
                     "risk", "write_position_data", profile, self._exchange, others,
@@ -262,8 +265,8 @@ class Engine(Desk[Slot]):
     async def _erase(self, generations: Iterable[int]) -> None:
         run_ids = self._run_ids(generations)
         if run_ids:
-            places = [(slot.symbol, slot.name) for slot in self._all_slots()]
-            await erase_runs(self._registries, run_ids, places, self._exchange, self._frame_name)
+            pairs = [(slot.symbol, slot.name) for slot in self._all_slots()]
+            await erase_runs(self._registries, run_ids, pairs, self._exchange, self._frame_name)
 
     def _run_ids(self, generations: Iterable[int]) -> frozenset[str]:
         return frozenset(short_id(*self._session, generation) for generation in generations)

@@ -1,13 +1,13 @@
 """Deleting what a backtest has stored, for one that begins anew, and nobody else's rows.
 
-Rows name the run that made them: positions, history, notifications and log in the field ``run``;
-state, memory, measured results and markers at the end of the first name of their key. Levels and
-breakeven are found by the signals of the history, which therefore go last.
+Rows name the run that made them: history, notifications, log, recent and session in the field
+``run``; state, memory, measured results and markers at the end of the first name of their key.
+Levels and breakeven are found by the signals of the history, which are deleted after them.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable
 from typing import Any
 
 from ..adapters.backend import Backend, Key
@@ -26,26 +26,15 @@ from ..domains import (
     Domain,
 )
 from ..registry import Registries
+from .rows import is_of_run
 
-__all__ = ["erase_runs", "is_of_run", "run_mark"]
-
-
-def run_mark(run_id: str) -> dict[str, Any]:
-    """Return what the field ``run`` of a row holds at least."""
-    return {"id": run_id}
-
-
-def is_of_run(row: Any, run_ids: Collection[str]) -> bool:
-    """Say whether the field ``run`` of a row names one of the runs."""
-    mark = row.get("run") if isinstance(row, Mapping) else None
-    found = mark.get("id") if isinstance(mark, Mapping) else mark
-    return isinstance(found, str) and found in run_ids
+__all__ = ["erase_runs"]
 
 
 async def erase_runs(
     registries: Registries,
     run_ids: Collection[str],
-    places: Iterable[tuple[str, str]],
+    pairs: Iterable[tuple[str, str]],
     exchange_name: str,
     frame_name: str,
 ) -> None:
@@ -57,7 +46,7 @@ async def erase_runs(
     Args:
         registries: What the runs have been stored with.
         run_ids: The runs.
-        places: Symbol and strategy of each pair that they had.
+        pairs: The symbols and strategies that they had.
         exchange_name, frame_name: The names in their rows.
     """
     await _erase_signals(registries, run_ids)
@@ -68,7 +57,7 @@ async def erase_runs(
     for domain in (STATE, MEMORY, MEASURE, INTERVAL):
         async for backend, found in _scan(registries, domain):
             await backend.delete(domain, [key for key, _ in found if key[0].endswith(endings)])
-    for symbol, strategy_name in places:
+    for symbol, strategy_name in pairs:
         for domain, key in (
             (RECENT, (symbol, strategy_name, exchange_name, frame_name, True)),
             (SESSION, (strategy_name, exchange_name, frame_name, symbol, True)),
@@ -100,6 +89,7 @@ async def _scan(
     backend = await _backend(registries, domain)
     if backend is None:
         return
+    # Where the key tells, what is not of backtests need not be looked at.
     context = (True,) if domain in (STORAGE, NOTIFICATION) else ()
     async for found in backend.scan(domain, context, fields):
         yield backend, found

@@ -19,9 +19,12 @@ import orjson
 from ..deadlines import time_limit
 from ..errors import ConfigurationError
 
-__all__ = ["Health", "HealthServer"]
+__all__ = ["PORT", "Health", "HealthServer"]
 
 _logger = logging.getLogger("fastpersist.runner")
+
+PORT: Final = 60050
+"""The port that is listened on by default."""
 
 _PATH: Final = "/api/v1/health/health_check"
 _METHODS: Final = ("GET", "HEAD")
@@ -67,7 +70,7 @@ class HealthServer:
     """
 
     def __init__(
-        self, check: Callable[[], Awaitable[Health]], host: str = "127.0.0.1", port: int = 60050
+        self, check: Callable[[], Awaitable[Health]], host: str = "127.0.0.1", port: int = PORT
     ) -> None:
         if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65_536:
             raise ConfigurationError("health_port", f"not a port: {port!r:.20}")

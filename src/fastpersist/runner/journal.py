@@ -21,7 +21,7 @@ from ..contracts import SessionData
 from ..hot.codec import normalise
 from ..registry import Registries
 
-__all__ = ["Journal", "Key", "LiveJournal", "session_id"]
+__all__ = ["Journal", "LiveJournal", "session_id"]
 
 Key = tuple[Any, ...]
 _ABSENT: Final = object()
@@ -311,6 +311,9 @@ class LiveJournal(Journal):
 
     Args:
         state: Gives what the record holds beside the writes.
+
+    Attributes:
+        when: The moment as of which the next record is made, ms.
     """
 
     def __init__(
@@ -328,6 +331,7 @@ class LiveJournal(Journal):
         """Return when nothing travels any more, whatever has become of it."""
         if self._task is not None:
             await asyncio.wait([self._task])
+            # Looked at, so that asyncio does not warn of it.
             self._task.cancelled() or self._task.exception()
 
     def _keep(self, values: dict[tuple[str, Key], Any]) -> None:

@@ -173,7 +173,7 @@ class LiveEngine(Desk[LiveSlot]):
                 )  # fmt: skip
                 if self._unheard:
                     slot = next(self._all_slots())
-                    self._alarm(self._moment(slot, slot.history.next_time), self._unheard)
+                    self._alarm(self._context_at(slot, slot.history.next_time), self._unheard)
                     await self._flush(slot)
                     self._unheard = ""
                 await self._follow_all()
@@ -231,8 +231,7 @@ class LiveEngine(Desk[LiveSlot]):
                 )
             self._slots[feed.symbol] = slots
             for slot in slots:
-                label = self._label(slot)
-                self.summary.include(label)
+                self.summary.include(self._label(slot))
         self.summary.open_positions = sum(slot.open is not None for slot in self._all_slots())
         began = min(slot.began for slot in self._all_slots())
         self._run_id = short_id(
@@ -349,7 +348,7 @@ class LiveEngine(Desk[LiveSlot]):
 
     async def _reconcile(self, slot: LiveSlot) -> None:
         """Compare the record with what the broker knows, before the first bar."""
-        context = self._moment(slot, slot.history.next_time)
+        context = self._context_at(slot, slot.history.next_time)
         await self._tell(slot, context, *slot.untold)
         await self._settle(slot, context)
         await self._go_on_leaving(slot, context)
@@ -441,7 +440,7 @@ class LiveEngine(Desk[LiveSlot]):
         self.ticked_at[feed.symbol] = self._clock.now()
 
     async def _meet_at(self, slot: LiveSlot, bar: Bar, close: int, is_new: bool) -> None:
-        context = self._moment(slot, close)
+        context = self._context_at(slot, close)
         await self._watch_doubtful(slot, context)
         await self._settle(slot, context)
         await self._go_on_leaving(slot, context)
@@ -455,7 +454,8 @@ class LiveEngine(Desk[LiveSlot]):
             await self._check_risk(slot)
         await self._flush(slot)
 
-    def _moment(self, slot: LiveSlot, when: int) -> Context:
+    def _context_at(self, slot: LiveSlot, when: int) -> Context:
+        # What is written from now on is recorded as of this moment.
         slot.journal.when = when
         return self._context(slot, when)
 
@@ -485,17 +485,13 @@ class LiveEngine(Desk[LiveSlot]):
     ) -> None:
         if self._clock.now() - context.when_ms < slot.history.step:
             await self._send_entry(slot, waiting, context)
-        elif context.when_ms - waiting.scheduled_at >= slot.strategy.schedule_minutes * 60_000:
+        elif slot.is_over(waiting, context.when_ms):
             # Of a late bar nobody knows what the price is now, but the time is over.
             await self._cancelled(slot, waiting, "timeout", bar.close, context)
 
     async def _send_entry(self, slot: LiveSlot, waiting: Position, context: Context) -> None:
         price = slot.history.last_close
-        lies_between = (
-            waiting.direction * (price - waiting.price_stop_loss) > 0
-            and waiting.direction * (waiting.price_take_profit - price) > 0
-        )
-        if not lies_between:
+        if not waiting.is_between_exits(price):
             await self._cancelled(slot, waiting, "price", price, context)
             return
         await self._order(slot, "open", waiting, waiting.cost / price, context)

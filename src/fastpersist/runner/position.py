@@ -107,16 +107,19 @@ class Position:
         opened = bar.open
         if self.at_market:
             price = opened * (1 + self.direction * self.slippage)
-            lies_between = (
-                self.direction * (price - self.price_stop_loss) > 0
-                and self.direction * (self.price_take_profit - price) > 0
-            )
-            return price if lies_between else "cancel"
+            return price if self.is_between_exits(price) else "cancel"
         if self.direction * (opened - self.price_stop_loss) <= 0:
             return "cancel"
         if self.direction * (opened - self.price_open) <= 0:
             return opened  # the market opens at the limit or better
         return self.price_open if bar.low <= self.price_open <= bar.high else None
+
+    def is_between_exits(self, price: float) -> bool:
+        """Say whether `price` lies between stop loss and take profit."""
+        return (
+            self.direction * (price - self.price_stop_loss) > 0
+            and self.direction * (self.price_take_profit - price) > 0
+        )
 
     def stopped_by(self, bar: Bar) -> Exit | None:
         """Return the exit by stop loss, if the bar reaches it."""

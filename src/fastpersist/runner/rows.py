@@ -1,15 +1,18 @@
-"""The rows that a run stores, field by field as the contract has them (section 4)."""
+"""The rows that a run stores, field by field as the contract has them (section 4).
+
+One field more, ``run``, tells whose they are.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from ..times import to_datetime
 from .position import Position
 
-__all__ = ["Rows"]
+__all__ = ["Rows", "is_of_run", "run_mark"]
 
 _PUBLIC_IN_NOTIFICATION: Final = (
     "symbol", "strategyName", "exchangeName", "position", "priceOpen", "priceTakeProfit",
@@ -189,6 +192,19 @@ class Rows:
             "topic": topic,
             "args": list(args),
         }
+
+
+def run_mark(run_id: str) -> dict[str, Any]:
+    """Return what the field ``run`` of a row says at least; the history's says more."""
+    return {"id": run_id}
+
+
+def is_of_run(row: Any, run_ids: Collection[str]) -> bool:
+    """Say whether the field ``run`` of a row names one of the runs."""
+    mark = row.get("run") if isinstance(row, Mapping) else None
+    # A strategy's session holds the id itself.
+    found = mark.get("id") if isinstance(mark, Mapping) else mark
+    return isinstance(found, str) and found in run_ids
 
 
 def _minutes(position: Position) -> float:

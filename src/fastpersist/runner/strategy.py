@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["ActivePosition", "FunctionStrategy", "Signal", "Strategy", "StrategyError", "line_of",
            "strategy"]  # fmt: skip
 
+_FINITE: Final = ("cost", "fee_percent", "slippage_percent")
+_SHARES: Final = ("fee_percent", "slippage_percent")
+
 
 class StrategyError(FastPersistError):
     """The strategy file or the strategy itself failed."""
@@ -36,7 +39,8 @@ class Signal:
         partial_exit_level: Percent of the way to take profit that closes a part; 0 for never.
         partial_exit_percent: How much of the position that part is.
         note: Reason, for people.
-        id: Id under which it is stored; None makes one of run, strategy, symbol and moment.
+        id: Id under which it is stored; None makes one, in a backtest of run, strategy, symbol and
+            moment.
     """
 
     position: Literal["long", "short"]
@@ -271,9 +275,6 @@ def _is_text(value: object) -> bool:
     except UnicodeEncodeError:  # half of a surrogate pair, which no store can hold
         return False
 
-
-_FINITE: Final = ("cost", "fee_percent", "slippage_percent")
-_SHARES: Final = ("fee_percent", "slippage_percent")
 
 Answer = Callable[["Context"], "Signal | Awaitable[Signal | None] | None"]
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Any, Final
 
+from ..domains import MINUTE_MS
 from ..times import to_datetime
 
 __all__ = ["Summary", "SymbolSummary"]
@@ -71,7 +72,7 @@ class SymbolSummary:
     @property
     def holding_minutes(self) -> float | None:
         """How long a position was open on average; None without a trade."""
-        return self.held_ms / self.signals / 60_000 if self.signals else None
+        return self.held_ms / self.signals / MINUTE_MS if self.signals else None
 
     def sharpe(self, start: int, end: int) -> float | None:
         """Return mean by deviation of the daily results of a frame in ms, for a year of 365 days.
@@ -98,7 +99,7 @@ class Summary:
         open_positions: How many positions are still open.
         bars: How many bars have been replayed.
         resumed_from: How many of them an earlier process did.
-        is_finished: Whether the end of the candles was reached.
+        is_finished: Whether each symbol has reached the end of the frame, or of a file before it.
     """
 
     start: int

@@ -182,7 +182,8 @@ class DbService(BaseCRUD):
                     {"_id": {"$in": [document["_id"] for document in batch]}}
                 )
             deleted += result.deleted_count
-            await self._cache.forget(self._cache_keys(batch))
+            found = map(self._proper_key, batch)
+            await self._cache.forget(cache_key for _, cache_key in filter(None, found))
 
     async def scan(
         self, context: Key, fields: Sequence[str]
@@ -202,20 +203,12 @@ class DbService(BaseCRUD):
                     found = []
                     for raw in part:
                         document = decode(raw, 0, None, self._mongo.converts_doubles)
-                        key = tuple(document.get(name) for name in self._key_names)
-                        if self._is_key(key):
+                        if (proper := self._proper_key(document)) is not None:
                             value = document.get(value_field)
-                            found.append((key, value if isinstance(value, dict) else {}))
+                            found.append((proper[0], value if isinstance(value, dict) else {}))
                     yield found
                     # A consumer that has nothing to do with them does not give others a turn.
                     await asyncio.sleep(0)
-
-    def _is_key(self, values: Key) -> bool:
-        try:
-            self._cache.key(values)
-        except InvalidArgumentError:
-            return False
-        return True
 
     async def delete(self, keys: Sequence[Key]) -> None:
         """Delete the documents of full contexts, and then their cached ids."""
@@ -230,12 +223,13 @@ class DbService(BaseCRUD):
                     await self.collection.delete_many({**self._filter(context), **last})
                 await self._cache.forget(cache_keys[key] for key in batch)
 
-    def _cache_keys(self, documents: Iterable[Document]) -> Iterator[bytes]:
-        for document in documents:
-            try:
-                yield self._cache.key(tuple(document[name] for name in self._key_names))
-            except (KeyError, ValueError):
-                continue  # written by others without a proper key: no id of it is cached
+    def _proper_key(self, document: Document) -> tuple[Key, bytes] | None:
+        """Return key and cache key; None for what others wrote without a proper key."""
+        key = tuple(document.get(name) for name in self._key_names)
+        try:
+            return key, self._cache.key(key)
+        except InvalidArgumentError:
+            return None
 
 
 @dataclass(slots=True)
