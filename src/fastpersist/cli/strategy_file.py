@@ -53,7 +53,7 @@ def load_strategies(path: Path, names: Sequence[str] = ()) -> StrategyFile:
         exec(compile(source, module.__file__, "exec"), module.__dict__)
         found = [
             value if isinstance(value, Strategy) else value()
-            for value in vars(module).values()
+            for value in list(vars(module).values())  # making one may set a global, or warn
             if isinstance(value, Strategy)
             or (
                 isinstance(value, type)
