@@ -165,7 +165,7 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], arguments: list[str], mess
 def test_a_strategy_may_set_a_global_when_it_is_made(
     work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = "    def __init__(self):\n        globals()[\"made_one\"] = True\n"
+    made = '    def __init__(self):\n        globals()["made_one"] = True\n'
     (work / "own.py").write_text(STRATEGY + made)
     assert main(["run", "own.py", "--candles", "BTCUSDT.csv", "--dummy"]) == 0
     assert capsys.readouterr().err == ""

@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,22 @@ async def test_rows_of_later_moments_are_hidden(place: Place) -> None:
 
     await place.run(Scripted(dict.fromkeys(range(5), look)), bars(*[QUIET] * 5))
     assert found == [(False, False)] * 2 + [(True, True)] * 3
+
+
+@pytest.mark.parametrize("until", [None, 8])
+async def test_an_id_is_used_once_in_a_run(place: Place, until: int | None) -> None:
+    own = replace(LONG, id="own", minute_estimated_time=2)
+    strategy = Scripted({("BTC", 1): own, ("ETH", 10): own})
+    candles = {"BTC": bars(*[QUIET] * 20), "ETH": bars(*[QUIET] * 20)}
+    if until is not None:
+        await place.run(strategy, candles, until=until)
+    with pytest.raises(StrategyError, match="id: an earlier signal of the run has 'own'"):
+        await place.run(strategy, candles)
+    for engine in (
+        await place.run(Scripted({1: own}), {"BTC": candles["BTC"]}),
+        await place.run(Scripted({1: own}), {"BTC": candles["BTC"]}, fresh=True),
+    ):
+        assert engine.summary.total.signals == 1
 
 
 async def test_history_is_limited_and_the_same_after_a_restart(place: Place) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -469,6 +470,18 @@ async def test_rules_see_positions_of_other_processes_and_a_failing_rule_refuses
     assert seen == [["one"]]
     assert [event[0] for event in careful.events()] == ["error"]
     assert len(world.exchange.orders) == 1
+
+
+async def test_an_id_is_used_once_in_a_run() -> None:
+    own = replace(LONG, id="own", minute_estimated_time=1)
+    world = World(*[QUIET] * 9)
+    first, again = Scripted({0: own}), Scripted({0: own, 4: own}, name="again")
+    await world.run([first, again], until=3)
+    await world.run([first, again])
+    told = [event[2] for event in again.heard if event[0] == "error"]
+    assert len(told) == 2
+    assert all("id: an earlier signal of the run has 'own'" in message for message in told)
+    assert [row["strategyName"] for row in world.rows("storage")] == ["scripted"]
 
 
 async def test_two_symbols_never_take_one_place() -> None:

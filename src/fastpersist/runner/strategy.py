@@ -36,7 +36,8 @@ class Signal:
         partial_exit_level: Percent of the way to take profit that closes a part; 0 for never.
         partial_exit_percent: How much of the position that part is.
         note: Reason, for people.
-        id: Id under which it is stored; None makes one of run, strategy, symbol and moment.
+        id: Id under which it is stored, used once in a run and by no other run; None makes one of
+            run, strategy, symbol and moment.
     """
 
     position: Literal["long", "short"]
