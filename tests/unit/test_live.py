@@ -124,6 +124,28 @@ async def test_a_close_that_is_filled_in_part_goes_on_with_the_rest() -> None:
     assert row["pnl"]["pnlCost"] == pytest.approx(105)
 
 
+async def test_a_rest_that_the_broker_never_takes_is_left_there_and_told() -> None:
+    world = World(QUIET, TO_TARGET, *[QUIET] * 5)
+    world.broker.behaviours = ["fill", "half", *["too small"] * 9]
+    strategy = Scripted({0: LONG, 6: LONG})
+    await world.run(strategy)
+    assert ("closed", 3, "take_profit", 100.0) in strategy.events()
+    assert world.exchange.position == 5
+    assert world.topics().count("order.alarm") == 1
+    assert ("asked", 4) in strategy.heard
+    (row,) = (row for row in world.rows("storage") if row["status"] == "closed")
+    assert row["pnl"]["pnlCost"] == pytest.approx(52.5)
+    assert world.value("signal") is None
+
+
+async def test_a_position_that_is_too_small_to_close_is_not_forgotten() -> None:
+    world = World(QUIET, TO_TARGET, *[QUIET] * 5)
+    world.broker.behaviours = ["fill", *["too small"] * 9]
+    await world.run(Scripted({0: LONG}))
+    assert [row["status"] for row in world.rows("storage")] == ["opened"]
+    assert world.topics().count("order.alarm") == 1
+
+
 async def test_a_refused_entry_is_given_up_and_told() -> None:
     world = World(QUIET, QUIET, QUIET)
     world.broker.behaviours = ["reject"]
