@@ -162,6 +162,15 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], arguments: list[str], mess
     assert printed.out == ""
 
 
+def test_an_abstract_base_is_no_strategy(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = "from abc import ABC, abstractmethod\nfrom fastpersist.runner import Strategy\n"
+    base += "class Base(Strategy, ABC):\n    @abstractmethod\n    def level(self): ...\n"
+    own = STRATEGY.replace("(Strategy)", "(Base)") + "    def level(self): return 1\n"
+    (work / "own.py").write_text(base + own)
+    assert main(["run", "own.py", "--candles", "BTCUSDT.csv", "--dummy"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_strategy_may_set_a_global_when_it_is_made(
     work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
