@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,19 @@ async def test_rows_of_later_moments_are_hidden(place: Place) -> None:
 
     await place.run(Scripted(dict.fromkeys(range(5), look)), bars(*[QUIET] * 5))
     assert found == [(False, False)] * 2 + [(True, True)] * 3
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"price_take_profit": Decimal(110)}, "price_take_profit: must be an int or float"),
+        ({"minute_estimated_time": "60"}, "minute_estimated_time: must be an int or float"),
+        ({"partial_exit_level": "50"}, "partial_exit_level: must be an int or float"),
+    ],
+)
+def test_a_number_of_another_type_is_named_as_such(own: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        replace(LONG, **own).check(100)
 
 
 @pytest.mark.parametrize("until", [None, 8])

@@ -70,7 +70,9 @@ class Signal:
         }
         for name, number in prices.items():
             if not _is_price(number):
-                raise InvalidArgumentError(name, f"must be finite and above 0, got {number!r:.40}")
+                raise InvalidArgumentError(
+                    name, f"must be an int or float, finite and above 0, got {number!r:.40}"
+                )
         sign = 1 if self.position == "long" else -1
         for name, target, way in (
             ("price_take_profit", self.price_take_profit, sign),
@@ -85,14 +87,16 @@ class Signal:
         minutes = self.minute_estimated_time
         if not (isinstance(minutes, (int, float)) and minutes > 0):
             raise InvalidArgumentError(
-                "minute_estimated_time", f"must be above 0, got {minutes!r:.40}"
+                "minute_estimated_time", f"must be an int or float above 0, got {minutes!r:.40}"
             )
         for name, percent in (
             ("partial_exit_level", self.partial_exit_level),
             ("partial_exit_percent", self.partial_exit_percent),
         ):
             if not (isinstance(percent, (int, float)) and 0 <= percent <= 100):
-                raise InvalidArgumentError(name, f"must be between 0 and 100, got {percent!r:.40}")
+                raise InvalidArgumentError(
+                    name, f"must be an int or float between 0 and 100, got {percent!r:.40}"
+                )
         if not _is_text(self.note):
             raise InvalidArgumentError("note", f"must be a text, got {self.note!r:.40}")
         if self.id is not None and not (_is_text(self.id) and self.id):
