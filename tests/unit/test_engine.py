@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from candle_rows import START_MS, bars, random_walk
@@ -1167,6 +1168,18 @@ async def test_a_strategys_own_rules_see_all_positions(place: Place) -> None:
         if entry["topic"] == "risk.rejection"
     ]
     assert refused == [[{"rejectionNote": "enough"}]] * 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "signals"),
+    [(np.bool_(True), 1), (np.bool_(False), 0), (False, 0), (None, 0), ("", 0)],
+)
+async def test_a_rule_may_answer_with_what_numpy_takes_for_true(
+    place: Place, answer: Any, signals: int
+) -> None:
+    strategy = Scripted({0: LONG}, allow=lambda ctx, signal, positions: answer)
+    await place.run(strategy, bars(*[QUIET] * 4))
+    assert len(await place.rows()) == signals
 
 
 @pytest.mark.parametrize("strategies", [[], [Scripted({}), Scripted({})]])

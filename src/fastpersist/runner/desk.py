@@ -320,9 +320,9 @@ class Desk(ABC, Generic[SlotT]):
             return None
         positions = [*self._active_positions(), *others]
         answer = await self._call(slot, "allow", context, signal, positions)
-        if answer is True:
-            return None
-        return {"rejectionNote": answer if isinstance(answer, str) else ""}
+        if isinstance(answer, str):
+            return {"rejectionNote": answer}
+        return None if answer else {"rejectionNote": ""}  # NumPy's True is another one
 
     async def _positions_elsewhere(self, profile: str) -> list[ActivePosition]:
         """Return the open positions of a risk profile that other processes have."""
