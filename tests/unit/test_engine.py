@@ -796,11 +796,11 @@ async def test_all_adapters_hold_what_the_strategy_kept(
         [("m0", {"n": 0}), ("m1", {"n": 1})], [("m0", {"n": 0})],
         [("m0", {"n": 0}), ("m1", {"n": 1}), ("m2", {"n": 2})], [("m0", {"n": 0})],
     ]  # fmt: skip
-    assert await family.measure.read_measure_data(f"results_{scope}", "cost") == {
+    assert await family.measure.read_measure_data(f"results_{owner}", "cost") == {
         "id": "cost", "data": 42, "removed": False,
     }  # fmt: skip
     assert strategy.calls == 1
-    bucket = f"marks_{scope}"
+    bucket = f"marks_{owner}"
     assert [key async for key in family.interval.list_interval_data(bucket)] == ["start"]
     marker = await family.interval.read_interval_data(bucket, "start")
     assert marker is not None
@@ -1180,6 +1180,24 @@ async def test_a_rule_may_answer_with_what_numpy_takes_for_true(
     strategy = Scripted({0: LONG}, allow=lambda ctx, signal, positions: answer)
     await place.run(strategy, bars(*[QUIET] * 4))
     assert len(await place.rows()) == signals
+
+
+async def test_markers_and_results_are_those_of_one_strategy_on_one_symbol(place: Place) -> None:
+    found: list[tuple[str, str, bool, Any]] = []
+
+    async def mark(ctx: Context) -> None:
+        is_first = await ctx.interval("days").once("day")
+        result = await ctx.measure("names").call("name", lambda: ctx.symbol + ctx.strategy_name)
+        found.append((ctx.strategy_name, ctx.symbol, is_first, result))
+
+    strategies = [Scripted({0: mark, 1: mark}, name=name) for name in ("one", "two")]
+    await place.run(strategies, {"A": bars(*[QUIET] * 3), "B": bars(*[QUIET] * 3)})
+    assert found == [
+        (name, symbol, is_first, symbol + name)
+        for is_first in (True, False)
+        for symbol in "AB"
+        for name in ("one", "two")
+    ]
 
 
 @pytest.mark.parametrize("strategies", [[], [Scripted({}), Scripted({})]])
