@@ -329,15 +329,17 @@ class Desk(ABC, Generic[SlotT]):
         return []
 
     def _active_positions(self) -> list[ActivePosition]:
+        # With entries at the market: signals of one close would not see each other otherwise.
+        held = ((slot, slot.open or slot.waiting) for slot in self._all_slots())
         return [
             ActivePosition(
                 slot.name, slot.strategy.risk_name, slot.symbol,
-                "long" if slot.open.is_long else "short", slot.open.price_open,
-                slot.open.price_take_profit, slot.open.price_stop_loss, slot.open.cost,
-                slot.open.pending_at,
+                "long" if position.is_long else "short", position.price_open,
+                position.price_take_profit, position.price_stop_loss, position.cost,
+                position.pending_at,
             )
-            for slot in self._all_slots()
-            if slot.open is not None
+            for slot, position in held
+            if position is not None and (position is slot.open or position.at_market)
         ]  # fmt: skip
 
     def _position(self, slot: SlotT, signal: Signal, entry: float, context: Context) -> Position:

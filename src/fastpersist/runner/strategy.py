@@ -128,7 +128,9 @@ class Signal:
 class ActivePosition:
     """An open position, as the rules about risk see it.
 
-    Prices are in quote currency, ``cost`` is the value of the entry, ``opened_at`` is ms.
+    Prices are in quote currency, ``cost`` is the value of the entry, ``opened_at`` is ms. Of an
+    entry at the market that is about to be filled ``opened_at`` is 0 and ``price_open`` what is
+    expected.
     """
 
     strategy_name: str
@@ -224,8 +226,9 @@ class Strategy:
     ) -> bool | str | Awaitable[bool | str]:
         """Say whether a signal may be followed; a text is the reason why it may not.
 
-        `positions` are all that are open in the run, of every strategy and symbol; on paper and
-        live also those of other processes under the same profile, whose cost is not known (0).
+        `positions` are all that are open in the run, of every strategy and symbol, and those that
+        the next price opens; on paper and live also those of other processes under the same
+        profile, whose cost is not known (0).
         """
         return True
 
