@@ -33,7 +33,8 @@ class Signal:
         price_stop_loss: Price in quote currency at which it closes with a loss.
         price_open: Limit price to wait for; None enters at the next price.
         minute_estimated_time: Life time in minutes; infinite for none.
-        partial_exit_level: Percent of the way to take profit that closes a part; 0 for never.
+        partial_exit_level: Percent of the way to take profit that closes a part, in tens, or else
+            it waits for the next ten; 0 for never.
         partial_exit_percent: How much of the position that part is.
         note: Reason, for people.
         id: Id under which it is stored, used once in a run and by no other run; None makes one of
