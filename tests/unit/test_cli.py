@@ -741,6 +741,10 @@ def test_variables_of_the_image_stand_for_options(
     monkeypatch.setenv("ENTRY", "1")
     monkeypatch.setenv("CC_SYMBOL_LIST", "BTCUSDT")
     assert outcome(result(capsys, from_variables)) == outcome(expected)
+    monkeypatch.setenv("FRAME", "2025-01-01..2025-01-01T01:00,2025-01-01T01:00..2025-01-01T02:00")
+    first, second = result(capsys, from_variables)["runs"]
+    assert outcome(first) == outcome(expected)
+    assert second["frame"]["start"] == first["frame"]["end"]
 
 
 def test_a_feed_that_is_a_file_is_replayed(capsys: pytest.CaptureFixture[str]) -> None:
