@@ -113,8 +113,8 @@ Behaviour = Callable[[Exchange, Order], OrderState]
 class LossyBroker:
     """Trades at an exchange; each next order does what the next of `behaviours` says.
 
-    ``fill``, ``reject``, ``lose request``, ``lose reply``, ``half``, ``nothing``, ``late``: filled
-    only once it has been looked for in vain.
+    ``fill``, ``reject``, ``too small``, ``lose request``, ``lose reply``, ``half``, ``nothing``,
+    ``late``: filled only once it has been looked for in vain.
     """
 
     def __init__(
@@ -136,6 +136,8 @@ class LossyBroker:
         exchange = self.exchange
         if behaviour == "reject":
             raise OrderRejectedError("balance is too low")
+        if behaviour == "too small":
+            raise OrderRejectedError("too small", is_too_small=True)
         if behaviour == "lose request":
             raise BrokerUnavailableError("timed out")
         if behaviour == "late":

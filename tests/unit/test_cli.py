@@ -164,6 +164,24 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], arguments: list[str], mess
     assert printed.out == ""
 
 
+def test_an_abstract_base_is_no_strategy(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = "from abc import ABC, abstractmethod\nfrom fastpersist.runner import Strategy\n"
+    base += "class Base(Strategy, ABC):\n    @abstractmethod\n    def level(self): ...\n"
+    own = STRATEGY.replace("(Strategy)", "(Base)") + "    def level(self): return 1\n"
+    (work / "own.py").write_text(base + own)
+    assert main(["run", "own.py", "--candles", "BTCUSDT.csv", "--dummy"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_strategy_may_set_a_global_when_it_is_made(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = '    def __init__(self):\n        globals()["made_one"] = True\n'
+    (work / "own.py").write_text(STRATEGY + made)
+    assert main(["run", "own.py", "--candles", "BTCUSDT.csv", "--dummy"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -761,6 +779,10 @@ def test_variables_of_the_image_stand_for_options(
     monkeypatch.setenv("ENTRY", "1")
     monkeypatch.setenv("CC_SYMBOL_LIST", "BTCUSDT")
     assert outcome(result(capsys, from_variables)) == outcome(expected)
+    monkeypatch.setenv("FRAME", "2025-01-01..2025-01-01T01:00,2025-01-01T01:00..2025-01-01T02:00")
+    first, second = result(capsys, from_variables)["runs"]
+    assert outcome(first) == outcome(expected)
+    assert second["frame"]["start"] == first["frame"]["end"]
 
 
 def test_a_feed_that_is_a_file_is_replayed(capsys: pytest.CaptureFixture[str]) -> None:

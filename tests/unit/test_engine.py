@@ -6,10 +6,13 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from candle_rows import START_MS, bars, random_walk
@@ -202,6 +205,35 @@ async def test_rows_of_later_moments_are_hidden(place: Place) -> None:
 
     await place.run(Scripted(dict.fromkeys(range(5), look)), bars(*[QUIET] * 5))
     assert found == [(False, False)] * 2 + [(True, True)] * 3
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"price_take_profit": Decimal(110)}, "price_take_profit: must be an int or float"),
+        ({"minute_estimated_time": "60"}, "minute_estimated_time: must be an int or float"),
+        ({"partial_exit_level": "50"}, "partial_exit_level: must be an int or float"),
+    ],
+)
+def test_a_number_of_another_type_is_named_as_such(own: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        replace(LONG, **own).check(100)
+
+
+@pytest.mark.parametrize("until", [None, 8])
+async def test_an_id_is_used_once_in_a_run(place: Place, until: int | None) -> None:
+    own = replace(LONG, id="own", minute_estimated_time=2)
+    strategy = Scripted({("BTC", 1): own, ("ETH", 10): own})
+    candles = {"BTC": bars(*[QUIET] * 20), "ETH": bars(*[QUIET] * 20)}
+    if until is not None:
+        await place.run(strategy, candles, until=until)
+    with pytest.raises(StrategyError, match="id: an earlier signal of the run has 'own'"):
+        await place.run(strategy, candles)
+    for engine in (
+        await place.run(Scripted({1: own}), {"BTC": candles["BTC"]}),
+        await place.run(Scripted({1: own}), {"BTC": candles["BTC"]}, fresh=True),
+    ):
+        assert engine.summary.total.signals == 1
 
 
 async def test_history_is_limited_and_the_same_after_a_restart(place: Place) -> None:
@@ -764,11 +796,11 @@ async def test_all_adapters_hold_what_the_strategy_kept(
         [("m0", {"n": 0}), ("m1", {"n": 1})], [("m0", {"n": 0})],
         [("m0", {"n": 0}), ("m1", {"n": 1}), ("m2", {"n": 2})], [("m0", {"n": 0})],
     ]  # fmt: skip
-    assert await family.measure.read_measure_data(f"results_{scope}", "cost") == {
+    assert await family.measure.read_measure_data(f"results_{owner}", "cost") == {
         "id": "cost", "data": 42, "removed": False,
     }  # fmt: skip
     assert strategy.calls == 1
-    bucket = f"marks_{scope}"
+    bucket = f"marks_{owner}"
     assert [key async for key in family.interval.list_interval_data(bucket)] == ["start"]
     marker = await family.interval.read_interval_data(bucket, "start")
     assert marker is not None
@@ -1120,7 +1152,7 @@ async def test_a_strategys_own_rules_see_all_positions(place: Place) -> None:
         seen.append(
             [(one.strategy_name, one.symbol, one.position, one.price_open) for one in positions]
         )
-        return True if len(positions) < 2 else "enough"
+        return True if len(positions) < 3 else "enough"
 
     strategies = [
         Scripted({0: LONG}, name="first"),
@@ -1129,13 +1161,61 @@ async def test_a_strategys_own_rules_see_all_positions(place: Place) -> None:
     await place.run(strategies, {"A": bars(*[QUIET] * 6), "B": bars(*[QUIET] * 6)})
     long_a, long_b = ("first", "A", "long", 100.0), ("first", "B", "long", 100.0)
     short_a = ("second", "A", "short", 100.0)
-    assert seen == [[long_a], [long_a, long_b], [long_a, short_a, long_b]]
+    # At the market on its way, or open: the next bar of B has not opened it yet.
+    assert seen == [[long_a, long_b], *[[long_a, short_a, long_b]] * 2]
     refused = [
         entry["args"]
         for entry in await place.family.log.read_log_data()
         if entry["topic"] == "risk.rejection"
     ]
     assert refused == [[{"rejectionNote": "enough"}]] * 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "signals"),
+    [(np.bool_(True), 1), (np.bool_(False), 0), (False, 0), (None, 0), ("", 0)],
+)
+async def test_a_rule_may_answer_with_what_numpy_takes_for_true(
+    place: Place, answer: Any, signals: int
+) -> None:
+    strategy = Scripted({0: LONG}, allow=lambda ctx, signal, positions: answer)
+    await place.run(strategy, bars(*[QUIET] * 4))
+    assert len(await place.rows()) == signals
+
+
+async def test_signals_of_one_close_see_each_other(place: Place) -> None:
+    waiting: list[list[int]] = []
+
+    def allow(ctx: Context, signal: Signal, positions: Any) -> bool:
+        waiting.append([one.opened_at for one in positions])
+        return len(positions) < 2
+
+    candles = {symbol: bars(*[QUIET] * 4) for symbol in "ABC"}
+    engine = await place.run(Scripted({0: LONG}, allow=allow), candles)
+    assert waiting == [[], [0], [0, 0]]
+    assert engine.summary.open_positions == 2
+    candles = {symbol: bars(*[QUIET] * 4) for symbol in "AB"}
+    waits = Scripted({0: LIMIT}, allow=lambda ctx, signal, positions: not positions)
+    await place.run(waits, candles, fresh=True)
+    assert sorted(await place.statuses())[-2:] == ["scheduled", "scheduled"]
+
+
+async def test_markers_and_results_are_those_of_one_strategy_on_one_symbol(place: Place) -> None:
+    found: list[tuple[str, str, bool, Any]] = []
+
+    async def mark(ctx: Context) -> None:
+        is_first = await ctx.interval("days").once("day")
+        result = await ctx.measure("names").call("name", lambda: ctx.symbol + ctx.strategy_name)
+        found.append((ctx.strategy_name, ctx.symbol, is_first, result))
+
+    strategies = [Scripted({0: mark, 1: mark}, name=name) for name in ("one", "two")]
+    await place.run(strategies, {"A": bars(*[QUIET] * 3), "B": bars(*[QUIET] * 3)})
+    assert found == [
+        (name, symbol, is_first, symbol + name)
+        for is_first in (True, False)
+        for symbol in "AB"
+        for name in ("one", "two")
+    ]
 
 
 @pytest.mark.parametrize("strategies", [[], [Scripted({}), Scripted({})]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,28 @@ async def test_a_close_that_is_filled_in_part_goes_on_with_the_rest() -> None:
     assert world.exchange.position == 0
     (row,) = world.rows("storage")
     assert row["pnl"]["pnlCost"] == pytest.approx(105)
+
+
+async def test_a_rest_that_the_broker_never_takes_is_left_there_and_told() -> None:
+    world = World(QUIET, TO_TARGET, *[QUIET] * 5)
+    world.broker.behaviours = ["fill", "half", *["too small"] * 9]
+    strategy = Scripted({0: LONG, 6: LONG})
+    await world.run(strategy)
+    assert ("closed", 3, "take_profit", 100.0) in strategy.events()
+    assert world.exchange.position == 5
+    assert world.topics().count("order.alarm") == 1
+    assert ("asked", 4) in strategy.heard
+    (row,) = (row for row in world.rows("storage") if row["status"] == "closed")
+    assert row["pnl"]["pnlCost"] == pytest.approx(52.5)
+    assert world.value("signal") is None
+
+
+async def test_a_position_that_is_too_small_to_close_is_not_forgotten() -> None:
+    world = World(QUIET, TO_TARGET, *[QUIET] * 5)
+    world.broker.behaviours = ["fill", *["too small"] * 9]
+    await world.run(Scripted({0: LONG}))
+    assert [row["status"] for row in world.rows("storage")] == ["opened"]
+    assert world.topics().count("order.alarm") == 1
 
 
 async def test_a_refused_entry_is_given_up_and_told() -> None:
@@ -495,6 +518,18 @@ async def test_rules_see_positions_of_other_processes_and_a_failing_rule_refuses
     assert seen == [["one"]]
     assert [event[0] for event in careful.events()] == ["error"]
     assert len(world.exchange.orders) == 1
+
+
+async def test_an_id_is_used_once_in_a_run() -> None:
+    own = replace(LONG, id="own", minute_estimated_time=1)
+    world = World(*[QUIET] * 9)
+    first, again = Scripted({0: own}), Scripted({0: own, 4: own}, name="again")
+    await world.run([first, again], until=3)
+    await world.run([first, again])
+    told = [event[2] for event in again.heard if event[0] == "error"]
+    assert len(told) == 2
+    assert all("id: an earlier signal of the run has 'own'" in message for message in told)
+    assert [row["strategyName"] for row in world.rows("storage")] == ["scripted"]
 
 
 async def test_two_symbols_never_take_one_place() -> None:

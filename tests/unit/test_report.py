@@ -179,6 +179,45 @@ def test_a_report_is_made_of_a_run_that_is_going(
     assert {found["run"] for found in printed(capsys, "report")} == {half["run"], whole["run"]}
 
 
+def test_an_open_position_is_in_the_report(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (work / "one.py").write_text(
+        STRATEGY.replace(" + way", " + 50 * way").replace(" - way", " - 50 * way")
+    )
+    run = printed(capsys, "run", "one.py", "--candles", "A-1m.csv", "--frame", "..2025-01-01T03:17")
+    assert run["open_positions"] == 1
+    (held,) = printed(capsys, "report", run["run"])["open"]
+    assert (held["strategy_name"], held["symbol"]) == ("first", "A")
+    arguments = ["report", run["run"], "--files", "kept", "--html", "page.html"]
+    assert main(arguments) == 0
+    _, table = (work / "page.html").read_text().split("<h2>Open positions</h2>")
+    table, _ = table.split("<h2>Closed positions</h2>")
+    assert f"<td>{held['price_open']:.8g}</td>" in table
+    (page,) = report_pages(work)
+    for name in ("price_open", "price_take_profit", "price_stop_loss"):
+        assert held[name] in page[name], name
+
+
+def report_pages(work: Path) -> list[dict[str, list[float]]]:
+    """Return what the charts of a page's candles show, by the names of a position's figures."""
+    charts = re.findall(
+        r"Plotly\.newPlot\(\s*\"[^\"]*\",\s*(\[.*?\]),\s*\{\"",
+        (work / "page.html").read_text(),
+        re.S,
+    )
+    found = []
+    for chart in map(json.loads, charts):
+        lines = {line["name"]: line["y"] for line in chart if "y" in line}
+        if "take profit" in lines:
+            found.append(
+                {
+                    "price_open": [*lines["long entry"], *lines["short entry"]],
+                    "price_take_profit": lines["take profit"],
+                    "price_stop_loss": lines["stop loss"],
+                }
+            )
+    return found
+
+
 def test_a_fresh_run_leaves_nothing_of_the_old_one_in_its_report(
     work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -211,6 +250,9 @@ def test_outputs_for_people_and_machines(work: Path, capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out
     for text in ("first B", "total", "written: page.html", "written: trades.csv"):
         assert text in shown
+    _, listed = shown.split("Closed positions")
+    assert len(re.findall(r"^ ?2025-01-\d\d \d\d:\d\d (?:first|second) ", listed, re.M)) == 20
+    assert f"{run['total']['signals'] - 20} earlier ones are left out" in listed
     with (work / "trades.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == run["total"]["signals"]

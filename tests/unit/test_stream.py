@@ -88,7 +88,7 @@ async def test_what_is_missing_everywhere_is_told_and_left_out() -> None:
     feed = ScriptedFeed(gives(0, 5), known=CANDLES[3:])
     assert await taken(feed, 4, FakeClock(START_MS + 6 * MINUTE), told.append) == [0, 3, 4, 5]
     assert len(told) == 1
-    assert "2 candles" in told[0]
+    assert "2 candles from 2025-01-01T00:01:00+00:00 on" in told[0]
 
 
 async def test_a_line_that_breaks_is_built_again_where_it_was() -> None:

@@ -117,10 +117,10 @@ def _each(context: click.Context, parameter: click.Parameter, texts: tuple[str, 
 )  # fmt: skip
 @click.option("--interval", default="", help="Of candles that are not from a file; 1m by default.")
 @click.option(
-    "--frame", "frames", multiple=True, envvar="FRAME", show_envvar=True,
+    "--frame", "frames", multiple=True, envvar="FRAME", callback=_each, show_envvar=True,
     help="START..END, ISO text (UTC) or ms, or a frame that the strategy file names; more may "
-    "follow. All that the files have by default. The strategy's warm-up is looked for before "
-    "START.",
+    "follow, also after a comma. All that the files have by default. The strategy's warm-up is "
+    "looked for before START.",
 )  # fmt: skip
 @click.option(
     "--feed", default="", envvar="FEED", show_envvar=True,
@@ -161,7 +161,7 @@ def run_command(
     candles: tuple[Path, ...],
     symbols: list[str],
     interval: str,
-    frames: tuple[str, ...],
+    frames: list[str],
     feed: str,
     names: list[str],
     exchange: str,

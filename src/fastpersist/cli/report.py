@@ -17,6 +17,7 @@ from ..registry import Registries
 from ..runner import Report, Summary, Trade, load_report, load_reports
 from ..runner.page import report_page, span_of
 from ..settings import SettingsArguments
+from ..times import to_datetime
 from .toolbox import opened_registries, print_json, shown, unfinished_file
 
 __all__ = ["ReportOptions", "figures_table", "report", "report_as_json"]
@@ -33,6 +34,9 @@ _COLUMNS: Final = (
     ("exposure\n%", "exposure", ".1f"),
     ("holding\nmin", "holding_minutes", ",.0f"),
 )
+
+
+_MOST_TRADES: Final = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +80,8 @@ async def _show(registries: Registries, options: ReportOptions, console: Console
         return 0
     console.print(_title(found), highlight=False)
     console.print(figures_table(found.summary))
+    if found.trades:
+        console.print(_trades_table(found))
     for path in (options.html, options.csv):
         if path is not None:
             console.print(f"written: {shown(str(path))}", highlight=False)
@@ -111,6 +117,31 @@ def figures_table(summary: Summary, title: str = "") -> Table:
         )
         table.add_row(shown(row["symbol"]), *figures)
     table.caption = f"quote currency, after fees; open positions: {summary.open_positions}"
+    return table
+
+
+def _trades_table(found: Report) -> Table:
+    table = Table(title="Closed positions", box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    table.add_column("closed", no_wrap=True)
+    has_several = len(found.strategies) > 1
+    table.add_column("position", overflow="fold")
+    for heading in ("entry", "exit", "PnL", "PnL %"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("end", no_wrap=True)
+    for trade in found.trades[-_MOST_TRADES:]:
+        name = f"{trade.strategy_name} {trade.symbol}" if has_several else trade.symbol
+        table.add_row(
+            f"{to_datetime(trade.closed_at):%Y-%m-%d %H:%M}",
+            shown(f"{name} {trade.position}"),
+            f"{trade.price_open:.6g}",
+            f"{trade.price_close:.6g}",
+            f"{trade.profit:,.2f}",
+            f"{trade.percent:.3f}",
+            shown(trade.reason.replace("_", " ")),
+        )
+    left_out = len(found.trades) - _MOST_TRADES
+    if left_out > 0:
+        table.caption = f"{left_out:,} earlier ones are left out; --json, --csv and --html have all"
     return table
 
 
@@ -150,6 +181,7 @@ def report_as_json(found: Report) -> dict[str, Any]:
         "symbols": {row["symbol"]: row for row in rows},
         "total": total,
         "open_positions": found.summary.open_positions,
+        "open": [asdict(trade) for trade in found.open_trades],
         "trades": [asdict(trade) for trade in found.trades],
     }
 

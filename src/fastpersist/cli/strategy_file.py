@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import isabstract
 from pathlib import Path
 from types import ModuleType
 
@@ -33,7 +34,8 @@ def load_strategies(path: Path, names: Sequence[str] = ()) -> StrategyFile:
     """Return what a Python file defines.
 
     Args:
-        path: The file: subclasses of ``Strategy``, and functions made ones by ``@strategy``.
+        path: The file: subclasses of ``Strategy`` that are not abstract, and functions made ones by
+            ``@strategy``.
         names: Which of them, by their names; all by default.
 
     Raises:
@@ -53,12 +55,13 @@ def load_strategies(path: Path, names: Sequence[str] = ()) -> StrategyFile:
         exec(compile(source, module.__file__, "exec"), module.__dict__)
         found = [
             value if isinstance(value, Strategy) else value()
-            for value in vars(module).values()
+            for value in list(vars(module).values())  # making one may set a global, or warn
             if isinstance(value, Strategy)
             or (
                 isinstance(value, type)
                 and issubclass(value, Strategy)
                 and value.__module__ == module.__name__
+                and not isabstract(value)  # the common base of others
             )
         ]
     except Exception as error:

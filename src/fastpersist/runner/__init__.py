@@ -16,7 +16,7 @@ from .engine import Engine, Frame, RunMismatchError
 from .feed import FileFeed, GapReport, ImportReport, StoreFeed, import_candles
 from .live import LiveEngine
 from .position import Bar
-from .report import Report, Trade, load_report, load_reports
+from .report import OpenTrade, Report, Trade, load_report, load_reports
 from .strategy import (
     ActivePosition,
     FunctionStrategy,
@@ -46,6 +46,7 @@ __all__ = [
     "GapReport",
     "ImportReport",
     "LiveEngine",
+    "OpenTrade",
     "Order",
     "OrderRejectedError",
     "OrderState",

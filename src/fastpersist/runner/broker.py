@@ -34,7 +34,15 @@ class BrokerError(FastPersistError):
 
 
 class OrderRejectedError(BrokerError):
-    """The broker has refused an order; it does not exist there."""
+    """The broker has refused an order; it does not exist there.
+
+    Attributes:
+        is_too_small: Whether the broker takes no order as small as this one.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", is_too_small: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.is_too_small = is_too_small
 
 
 class BrokerUnavailableError(BrokerError):

@@ -634,13 +634,15 @@ class CcxtBroker:
         if amount <= 0 or amount < least:
             raise OrderRejectedError(
                 f"{exchange.name}: order {order.client_order_id}: {order.amount:g} of "
-                f"{order.symbol} is less than the least amount of {float(least * size):g}"
+                f"{order.symbol} is less than the least amount of {float(least * size):g}",
+                is_too_small=True,
             )
         least = _number((limits.get("cost") or {}).get("min")) or Decimal(0)
         if not is_reduced and 0 < amount * size * Decimal(str(order.price)) < least:
             raise OrderRejectedError(
                 f"{exchange.name}: order {order.client_order_id}: {order.amount:g} of "
-                f"{order.symbol} is worth less than the least value of {float(least):g}"
+                f"{order.symbol} is worth less than the least value of {float(least):g}",
+                is_too_small=True,
             )
         return amount
 

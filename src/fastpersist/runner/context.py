@@ -126,12 +126,12 @@ class _Memory:
 
 
 class _Measure:
-    """Results of outside calls, kept for one run."""
+    """Results of outside calls of the strategy for this symbol, kept for one run."""
 
     def __init__(self, context: Context, bucket: str) -> None:
         self._context = context
         self._name = bucket
-        self._bucket = f"{bucket}_{context.scope}"
+        self._bucket = f"{bucket}_{context.owner}"
 
     async def call(self, key: str, function: Callable[[], T | Awaitable[T]]) -> T:
         """Return the stored result of `key`, or call `function` and store what it answers.
@@ -155,11 +155,11 @@ class _Measure:
 
 
 class _Interval:
-    """Markers of what has happened."""
+    """Markers of what has happened to the strategy on this symbol in this run."""
 
     def __init__(self, context: Context, bucket: str) -> None:
         self._context = context
-        self._bucket = f"{bucket}_{context.scope}"
+        self._bucket = f"{bucket}_{context.owner}"
 
     async def once(self, key: str) -> bool:
         """Say whether this is the first time that `key` comes by."""
@@ -222,7 +222,7 @@ class Context:
 
     @property
     def owner(self) -> str:
-        """Id under which the strategy's state of this symbol is stored."""
+        """Id under which the strategy's state, memory, results and markers of this symbol are."""
         return f"{self.strategy_name}_{self.symbol}_{self.scope}"
 
     @property

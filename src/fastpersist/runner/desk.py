@@ -268,9 +268,9 @@ class Desk(ABC, Generic[SlotT]):
         entry = context.price if signal.price_open is None else signal.price_open
         try:
             signal.check(entry, strategy.fee_percent, strategy.slippage_percent)
+            position = await self._admitted(slot, signal, entry, context)
         except InvalidArgumentError as error:
             raise StrategyError(f"the signal for {self._place(context)}: {error}") from error
-        position = await self._admitted(slot, signal, entry, context)
         if position is None or position.at_market:
             return
         self._write_schedule(slot, self._marked(slot.rows.signal(position)))
@@ -289,8 +289,24 @@ class Desk(ABC, Generic[SlotT]):
         if refusal is not None:
             context.log("risk.rejection", refusal)
             return None
+        if signal.id is not None:
+            await self._take_id(slot, signal.id, context)
         slot.waiting = self._position(slot, signal, entry, context)
         return slot.waiting
+
+    async def _take_id(self, slot: SlotT, signal_id: str, context: Context) -> None:
+        # The history has one row for each id: a second signal would take the place of the first.
+        # The mark lasts from the record on that has the entry, so a crash leaves both or none.
+        where = (f"@signals_{self._run_id}", signal_id)
+        is_known = await slot.journal.read("interval", "read_interval_data", *where) is not None
+        held = (other.open or other.waiting for other in self._all_slots())
+        if is_known or any(position is not None and position.id == signal_id for position in held):
+            raise InvalidArgumentError("id", f"an earlier signal of the run has {signal_id!r:.40}")
+        when = context.when_ms
+        entry = {"id": signal_id, "data": True, "when": context.when, "removed": False}
+        slot.journal.write(
+            "interval", "write_interval_data", *where, entry, when, places=2, key=where, value=entry
+        )
 
     async def _refusal(self, slot: SlotT, signal: Signal, context: Context) -> Any:
         most, profile = slot.strategy.max_positions, slot.strategy.risk_name
@@ -309,24 +325,26 @@ class Desk(ABC, Generic[SlotT]):
             return None
         positions = [*self._active_positions(), *others]
         answer = await self._call(slot, "allow", context, signal, positions)
-        if answer is True:
-            return None
-        return {"rejectionNote": answer if isinstance(answer, str) else ""}
+        if isinstance(answer, str):
+            return {"rejectionNote": answer}
+        return None if answer else {"rejectionNote": ""}  # NumPy's True is another one
 
     async def _positions_elsewhere(self, profile: str) -> list[ActivePosition]:
         """Return the open positions of a risk profile that other processes have."""
         return []
 
     def _active_positions(self) -> list[ActivePosition]:
+        # With entries at the market: signals of one close would not see each other otherwise.
+        held = ((slot, slot.open or slot.waiting) for slot in self._all_slots())
         return [
             ActivePosition(
                 slot.name, slot.strategy.risk_name, slot.symbol,
-                "long" if slot.open.is_long else "short", slot.open.price_open,
-                slot.open.price_take_profit, slot.open.price_stop_loss, slot.open.cost,
-                slot.open.pending_at,
+                "long" if position.is_long else "short", position.price_open,
+                position.price_take_profit, position.price_stop_loss, position.cost,
+                position.pending_at,
             )
-            for slot in self._all_slots()
-            if slot.open is not None
+            for slot, position in held
+            if position is not None and (position is slot.open or position.at_market)
         ]  # fmt: skip
 
     def _position(self, slot: SlotT, signal: Signal, entry: float, context: Context) -> Position:

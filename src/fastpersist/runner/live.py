@@ -583,14 +583,28 @@ class LiveEngine(Desk[LiveSlot]):
             else:
                 fields["closeReason"] = pending.reason or "partial"
                 self._notify(slot, position, "order_reject.close", context, **fields)
-                if pending.kind == "close" and slot.attempts == _ALARMING_ATTEMPTS:
+                if pending.kind == "part":
+                    position.partial_level = 0  # given up; the exit closes all
+                elif slot.attempts < _ALARMING_ATTEMPTS:
+                    return
+                elif outcome.is_too_small and position.partials:
+                    # What an exit that was filled in part has left would never be taken.
+                    assert pending.reason is not None
+                    slot.leaving, slot.attempts = None, 0
+                    self._alarm(
+                        context,
+                        f"{position.amount:g} {slot.symbol} of {slot.name} is left at the broker, "
+                        f"which takes no order as small as that: {message}; no position has it "
+                        "any more",
+                    )
+                    leave = Exit(pending.reason, slot.history.last_close)
+                    await self._closed(slot, position, leave, context)
+                elif slot.attempts == _ALARMING_ATTEMPTS:
                     self._alarm(
                         context,
                         f"{slot.name} cannot close {position.amount:g} {slot.symbol}: {message}; "
                         "it is tried again at each bar",
                     )
-                if pending.kind == "part":
-                    position.partial_level = 0  # given up; the exit closes all
             return
         assert state is not None
         slot.attempts = 0

@@ -59,11 +59,13 @@ class Outcome:
             ``absent`` say that the broker has no such order; ``unknown`` has to be asked again.
         state: What the broker says, where it has the order.
         message: What the broker says else.
+        is_too_small: Whether it was refused since the broker takes none as small as this one.
     """
 
     status: Literal["done", "refused", "absent", "unknown"]
     state: OrderState | None = None
     message: str = ""
+    is_too_small: bool = False
 
 
 async def send(broker: Broker, pending: Pending, clock: Clock) -> Outcome:
@@ -74,7 +76,7 @@ async def send(broker: Broker, pending: Pending, clock: Clock) -> Outcome:
         async with time_limit(CALL_SECONDS):
             state = await call(order)
     except OrderRejectedError as error:
-        return Outcome("refused", message=str(error))
+        return Outcome("refused", message=str(error), is_too_small=error.is_too_small)
     except (BrokerError, asyncio.TimeoutError, OSError):
         return await look_for(broker, order, clock, is_young=True)
     return await _final(broker, order, state, clock)

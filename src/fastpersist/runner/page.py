@@ -12,7 +12,7 @@ from ..domains import INTERVAL_STEP_MS
 from ..errors import ConfigurationError
 from ..hot.columns import CandleColumns, aggregated
 from ..times import to_datetime
-from .report import Report, Trade
+from .report import OpenTrade, Report, Trade
 
 __all__ = ["report_page", "span_of"]
 
@@ -61,7 +61,7 @@ def report_page(report: Report, candles: dict[str, CandleColumns]) -> str:
         raise ConfigurationError(
             "plotly", "is not installed", hint='pip install "fastpersist[report]"'
         ) from error
-    title = escape(f"{', '.join(_strategies(report))} on {report.exchange_name}, {report.mode}")
+    title = escape(f"{', '.join(report.strategies)} on {report.exchange_name}, {report.mode}")
     figures = [("Equity and drawdown", _equity(report, graphs, subplots))]
     for symbol in report.intervals:
         columns = candles.get(symbol)
@@ -78,6 +78,8 @@ def report_page(report: Report, candles: dict[str, CandleColumns]) -> str:
     for place, (heading, figure) in enumerate(figures):
         drawn = figure.to_html(full_html=False, include_plotlyjs=place == 0)
         parts.append(f"<h2>{heading}</h2>{drawn}")
+    if report.open_rows:
+        parts.append(f"<h2>Open positions</h2>{_open_table(report.open_trades)}")
     parts.append(f"<h2>Closed positions</h2>{_trades_table(report.trades)}</body></html>")
     return "\n".join(parts)
 
@@ -87,11 +89,6 @@ def span_of(report: Report) -> str:
     start, end = to_datetime(report.start), to_datetime(report.end)
     intervals = ", ".join(dict.fromkeys(report.intervals.values()))
     return f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC, candles of {intervals}"
-
-
-def _strategies(report: Report) -> list[str]:
-    names = [trade.strategy_name for trade in report.trades]
-    return list(dict.fromkeys([*names, *(row["strategyName"] for row in report.open_rows)]))
 
 
 def _figures_table(report: Report) -> str:
@@ -104,6 +101,19 @@ def _figures_table(report: Report) -> str:
         + "".join(f"<td>{escape(_shown(name, row[name]))}</td>" for name, _ in _HEADINGS)
         + "</tr>"
         for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _open_table(trades: Sequence[OpenTrade]) -> str:
+    names = ("opened", "symbol", "strategy", "side", "entry", "take profit", "stop loss", "note")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    body = "".join(
+        f"<tr><td>{to_datetime(trade.opened_at):%Y-%m-%d %H:%M}</td><td>{escape(trade.symbol)}</td>"
+        f"<td>{escape(trade.strategy_name)}</td><td>{escape(trade.position)}</td>"
+        f"<td>{trade.price_open:.8g}</td><td>{trade.price_take_profit:.8g}</td>"
+        f"<td>{trade.price_stop_loss:.8g}</td><td>{escape(trade.note)}</td></tr>"
+        for trade in trades
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -162,27 +172,37 @@ def _candles(report: Report, symbol: str, columns: CandleColumns, graphs: Any) -
         )
     )  # fmt: skip
     trades = [trade for trade in report.trades if trade.symbol == symbol]
-    is_dense = len(trades) > _DENSE
+    held: list[Trade | OpenTrade] = [
+        *trades,
+        *(trade for trade in report.open_trades if trade.symbol == symbol),
+    ]
+    is_dense = len(held) > _DENSE
+    # An open position lasts to the newest candle.
+    last = columns.timestamp[-1]
+    spans = [
+        (one.opened_at, one.closed_at if isinstance(one, Trade) else max(one.opened_at, last))
+        for one in held
+    ]
     for name, color, prices in (
-        ("take profit", _UP, [trade.price_take_profit for trade in trades]),
-        ("stop loss", _DOWN, [trade.price_stop_loss for trade in trades]),
+        ("take profit", _UP, [one.price_take_profit for one in held]),
+        ("stop loss", _DOWN, [one.price_stop_loss for one in held]),
     ):
         figure.add_trace(
             graphs.Scatter(
-                x=_segments([(trade.opened_at, trade.closed_at) for trade in trades]),
+                x=_segments(spans),
                 y=[value for price in prices for value in (price, price, None)],
                 mode="lines", name=name, line={"color": color, "width": 1, "dash": "dot"},
                 visible="legendonly" if is_dense else True,
             )
         )  # fmt: skip
     for side, sign in (("long", "triangle-up"), ("short", "triangle-down")):
-        entered = [trade for trade in trades if trade.position == side]
+        entered = [one for one in held if one.position == side]
         figure.add_trace(
             graphs.Scatter(
-                x=[to_datetime(trade.opened_at) for trade in entered],
-                y=[trade.price_open for trade in entered], mode="markers", name=f"{side} entry",
+                x=[to_datetime(one.opened_at) for one in entered],
+                y=[one.price_open for one in entered], mode="markers", name=f"{side} entry",
                 marker={"symbol": sign, "size": 6 if is_dense else 9, "color": _LINE},
-                text=[escape(trade.note) for trade in entered],
+                text=[escape(one.note) for one in entered],
             )
         )  # fmt: skip
     for name, color, left in (

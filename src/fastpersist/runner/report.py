@@ -15,9 +15,24 @@ from ..registry import Registries
 from ..times import now_ms
 from .summary import Summary
 
-__all__ = ["Report", "Trade", "load_report", "load_reports"]
+__all__ = ["OpenTrade", "Report", "Trade", "load_report", "load_reports"]
 
 _RUN_FIELDS: Final = frozenset(("id", "start", "end", "strategies", "symbols", "intervals"))
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTrade:
+    """A position that is open; times in ms, money in quote currency."""
+
+    id: str
+    strategy_name: str
+    symbol: str
+    position: str
+    opened_at: int
+    price_open: float
+    price_take_profit: float
+    price_stop_loss: float
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +62,20 @@ class Report:
     Attributes:
         run_id: Id of the run.
         mode: ``backtest``, ``paper`` or ``live``.
+        strategies: Names of its strategies.
         exchange_name, frame_name: What it was over.
         start, end: The frame, ms; on paper and live from the start to now, or to
             what happened last if nothing is open.
         intervals: The interval of each symbol's candles, in the order of the run.
         trades: Closed positions, by the time of their close.
         open_rows: Rows of the positions that are open.
+        open_trades: What those say.
         summary: The figures, worked out anew from the trades.
     """
 
     run_id: str
     mode: str
+    strategies: list[str]
     exchange_name: str
     frame_name: str
     start: int
@@ -66,6 +84,23 @@ class Report:
     trades: list[Trade]
     open_rows: list[dict[str, Any]]
     summary: Summary
+
+    @property
+    def open_trades(self) -> list[OpenTrade]:
+        return [
+            OpenTrade(
+                id=row["id"],
+                strategy_name=row["strategyName"],
+                symbol=row["symbol"],
+                position=row["position"],
+                opened_at=row["pendingAt"],
+                price_open=row["priceOpen"],
+                price_take_profit=row["priceTakeProfit"],
+                price_stop_loss=row["priceStopLoss"],
+                note=row.get("note", ""),
+            )
+            for row in self.open_rows
+        ]
 
 
 async def load_reports(registries: Registries) -> list[Report]:
@@ -136,6 +171,7 @@ def _report(run_id: str, rows: Sequence[dict[str, Any]]) -> Report:
     return Report(
         run_id=run_id,
         mode=run.get("mode", "backtest"),
+        strategies=list(strategies),
         exchange_name=first["exchangeName"],
         frame_name=first["frameName"],
         start=run["start"],

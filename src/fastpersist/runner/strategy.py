@@ -36,11 +36,12 @@ class Signal:
         price_stop_loss: Price in quote currency at which it closes with a loss.
         price_open: Limit price to wait for; None enters at the next price.
         minute_estimated_time: Life time in minutes; infinite for none.
-        partial_exit_level: Percent of the way to take profit that closes a part; 0 for never.
+        partial_exit_level: Percent of the way to take profit that closes a part, in tens, or else
+            it waits for the next ten; 0 for never.
         partial_exit_percent: How much of the position that part is.
         note: Reason, for people.
-        id: Id under which it is stored; None makes one, in a backtest of run, strategy, symbol and
-            moment.
+        id: Id under which it is stored, used once in a run and by no other run; None makes one, in
+            a backtest of run, strategy, symbol and moment.
     """
 
     position: Literal["long", "short"]
@@ -73,7 +74,9 @@ class Signal:
         }
         for name, number in prices.items():
             if not _is_price(number):
-                raise InvalidArgumentError(name, f"must be finite and above 0, got {number!r:.40}")
+                raise InvalidArgumentError(
+                    name, f"must be an int or float, finite and above 0, got {number!r:.40}"
+                )
         sign = 1 if self.position == "long" else -1
         for name, target, way in (
             ("price_take_profit", self.price_take_profit, sign),
@@ -88,14 +91,16 @@ class Signal:
         minutes = self.minute_estimated_time
         if not (isinstance(minutes, (int, float)) and minutes > 0):
             raise InvalidArgumentError(
-                "minute_estimated_time", f"must be above 0, got {minutes!r:.40}"
+                "minute_estimated_time", f"must be an int or float above 0, got {minutes!r:.40}"
             )
         for name, percent in (
             ("partial_exit_level", self.partial_exit_level),
             ("partial_exit_percent", self.partial_exit_percent),
         ):
             if not (isinstance(percent, (int, float)) and 0 <= percent <= 100):
-                raise InvalidArgumentError(name, f"must be between 0 and 100, got {percent!r:.40}")
+                raise InvalidArgumentError(
+                    name, f"must be an int or float between 0 and 100, got {percent!r:.40}"
+                )
         if not _is_text(self.note):
             raise InvalidArgumentError("note", f"must be a text, got {self.note!r:.40}")
         if self.id is not None and not (_is_text(self.id) and self.id):
@@ -127,7 +132,9 @@ class Signal:
 class ActivePosition:
     """An open position, as the rules about risk see it.
 
-    Prices are in quote currency, ``cost`` is the value of the entry, ``opened_at`` is ms.
+    Prices are in quote currency, ``cost`` is the value of the entry, ``opened_at`` is ms. Of an
+    entry at the market that is about to be filled ``opened_at`` is 0 and ``price_open`` what is
+    expected.
     """
 
     strategy_name: str
@@ -223,8 +230,9 @@ class Strategy:
     ) -> bool | str | Awaitable[bool | str]:
         """Say whether a signal may be followed; a text is the reason why it may not.
 
-        `positions` are all that are open in the run, of every strategy and symbol; on paper and
-        live also those of other processes under the same profile, whose cost is not known (0).
+        `positions` are all that are open in the run, of every strategy and symbol, and those that
+        the next price opens; on paper and live also those of other processes under the same
+        profile, whose cost is not known (0).
         """
         return True
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from ..domains import INTERVAL_STEP_MS
 from ..errors import FastPersistError
+from ..times import to_datetime
 from .candles import CandleFeed, bars_of
 from .clock import Clock
 from .position import Bar
@@ -113,7 +114,8 @@ async def _missed(feed: CandleFeed, start: int, end: int, tell: Callable[[str], 
     found = [bar for bar in bars_of(await feed.window(start, end)) if not _fault(bar, step)]
     missing = (end - start) // step - len(found)
     if missing:
-        tell(f"{feed.symbol}: {missing} candles from {start} ms on are missing")
+        first = to_datetime(start).isoformat()
+        tell(f"{feed.symbol}: {missing} candles from {first} on are missing")
     return found
 
 
