@@ -202,6 +202,104 @@ async def test_a_hook_may_read_several_places_at_once() -> None:
     assert not strategy.events()
 
 
+async def test_what_was_written_is_durable_before_any_wait_of_a_strategy_is_over() -> None:
+    """A wait that is not the context's is a wait too, such as that for a model's answer."""
+    world = World(QUIET, QUIET, QUIET)
+    kept: list[list[Any]] = []
+
+    def keep() -> None:
+        kept.append([row["data"] for row in world.rows("state")])
+
+    async def asks(ctx: Context) -> None:
+        count = ctx.state("count")
+        for number in range(3):
+            count.write(number)
+            await asyncio.sleep(0)
+            keep()
+            count.write(number + 0.5)
+            answer = asyncio.ensure_future(asyncio.sleep(0, "answer"))
+            assert await answer == "answer"
+            keep()
+        count.write(9)
+        assert await ctx.memory("m").read("none") is None
+        keep()
+
+    strategy = Scripted({0: asks})
+    await world.run(strategy)
+    assert kept == [[0], [0.5], [1], [1.5], [2], [2.5], [9]]
+    assert not strategy.events()
+
+
+async def test_strategies_may_wait_for_the_same() -> None:
+    """Also while the one that was first is held up by its own changes."""
+    world = World(QUIET, QUIET)
+    shared: list[asyncio.Future[int]] = []
+    found: list[int] = []
+
+    async def asks(ctx: Context) -> None:
+        if not shared:
+            shared.append(asyncio.ensure_future(asyncio.sleep(0.01, 7)))
+        ctx.state("a").write(ctx.symbol)
+        found.append(await shared[0])
+        ctx.state("a").write(found[-1])
+        with pytest.raises(ZeroDivisionError):
+            await failing()
+        found.append(await shared[0])
+
+    async def failing() -> None:
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    strategy = Scripted({0: asks})
+    await world.run(strategy, symbols=("BTC", "ETH", "SOL"))
+    assert found == [7] * 6
+    assert not strategy.events()
+
+
+async def test_a_store_that_fails_ends_the_wait_of_a_strategy() -> None:
+    world, state = World(QUIET, QUIET, QUIET), {"fails": 1}
+    ended: list[type[BaseException] | None] = []
+
+    async def interferes(domain: str, new: Data) -> None:
+        if domain == "session" and b"before" in next(iter(new.values()))[0] and state["fails"]:
+            state["fails"] = 0
+            raise away()
+
+    async def waits(ctx: Context) -> None:
+        ctx.state("s").write("before")
+        try:
+            await asyncio.sleep(0)
+        except StoreUnavailableError as error:
+            ended.append(type(error))
+            raise
+        ended.append(None)
+
+    strategy = Scripted({0: waits})
+    await world.run(strategy, family=stored_in(Store(world.data, interferes)))
+    assert ended[0] is StoreUnavailableError
+    assert not strategy.events()
+
+
+async def test_a_wait_ends_when_its_time_is_over() -> None:
+    world = World(QUIET, QUIET, QUIET)
+    ended: list[str] = []
+
+    async def waits(ctx: Context) -> None:
+        ctx.state("s").write("before")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    strategy = Scripted({0: waits}, answer_seconds=0.05)
+    await world.run(strategy)
+    assert ended == ["cancelled"]
+    assert "took longer than its answer_seconds" in strategy.events()[0][2]
+    assert [row["data"] for row in world.rows("state")] == ["before"]
+    assert ("asked", 2) in strategy.heard
+
+
 async def test_a_task_of_a_strategy_may_write_while_the_engine_does() -> None:
     failures: list[Exception] = []
     tasks: list[asyncio.Task[None]] = []

@@ -437,7 +437,8 @@ class Desk(ABC, Generic[SlotT]):
 
     async def _call(self, slot: SlotT, method: str, context: Context, *arguments: Any) -> Any:
         try:
-            return await maybe_await(getattr(slot.strategy, method)(context, *arguments))
+            answer = getattr(slot.strategy, method)(context, *arguments)
+            return await slot.journal.durably(maybe_await(answer))
         except Exception as error:
             if method != "error":
                 await self._call(slot, "error", context, error)

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from typing import Any, Final, TypeVar
 
 from ..contracts import SessionData
 from ..hot.codec import normalise
@@ -24,6 +24,7 @@ from ..registry import Registries
 __all__ = ["Journal", "LiveJournal", "session_id"]
 
 Key = tuple[Any, ...]
+T = TypeVar("T")
 _ABSENT: Final = object()
 _MOST_WRITES: Final = 1_000
 _MOST_BYTES: Final = 2 * 1024 * 1024
@@ -225,6 +226,10 @@ class Journal:
     async def flush(self) -> None:
         """Make what was written durable before a strategy goes on; in a backtest a bar is whole."""
 
+    def durably(self, answer: Awaitable[T]) -> Awaitable[T]:
+        """Return `answer`, or what awaits it with a flush at each of its waits."""
+        return answer
+
     async def commit(self, state: dict[str, Any], when: int) -> None:
         """Record the state with all that is done, and return when everything is applied."""
         self._batch.add(self._bar)
@@ -306,6 +311,36 @@ class Journal:
         self.written += len(rows) or 1
 
 
+class _Durably(Awaitable[T]):
+    """Awaits `answer`; at each of its waits `flush` has to end before it goes on."""
+
+    def __init__(self, answer: Awaitable[T], flush: Callable[[], Awaitable[None]]) -> None:
+        self._answer = answer
+        self._flush = flush
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        steps = self._answer.__await__()
+        raised: BaseException | None = None
+        while True:
+            try:
+                waited_for = next(steps) if raised is None else steps.throw(raised)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            raised = None
+            try:
+                # The sign by which a task knows what is waited for; others, who may begin to wait
+                # for the same meanwhile, must not find it.
+                if asyncio.isfuture(waited_for):
+                    waited_for._asyncio_future_blocking = False
+                yield from self._flush().__await__()
+                if asyncio.isfuture(waited_for):
+                    waited_for._asyncio_future_blocking = True
+                yield waited_for
+            except BaseException as error:  # it is the strategy's to hear of it
+                raised = error
+
+
 class LiveJournal(Journal):
     """Each change is durable before a strategy goes on, and others may write to the same places.
 
@@ -326,6 +361,7 @@ class LiveJournal(Journal):
         self.when = 0
         self._live_state = state
         self._turn = asyncio.Lock()
+        self._flusher: asyncio.Task[Any] | None = None
 
     async def rest(self) -> None:
         """Return when nothing travels any more, whatever has become of it."""
@@ -352,11 +388,25 @@ class LiveJournal(Journal):
 
     async def flush(self) -> None:
         """Make what was written durable."""
-        # A caller that was cancelled may have left writes behind, or a record on its way.
+        task = asyncio.current_task()
+        if self._flusher is task:
+            return  # from a wait inside of this very flush, which has taken everything
         async with self._turn:  # a strategy may read from several tasks at once
-            if self._bar.count or self._batch.count:
-                await self.commit(self._live_state(), self.when)
-            await self.settle()
+            self._flusher = task
+            try:
+                # A caller that was cancelled may have left writes behind, or a record on its way.
+                if self._bar.count or self._batch.count:
+                    await self.commit(self._live_state(), self.when)
+                await self.settle()
+            finally:
+                self._flusher = None
+
+    def durably(self, answer: Awaitable[T]) -> Awaitable[T]:
+        """Return what awaits `answer`, and has what was written durable before each of its waits.
+
+        A wait that is none of the context's is met too, such as that for another's answer.
+        """
+        return _Durably(answer, self.flush)
 
     async def record(self) -> None:
         """Make the state durable, and all that was written."""
