@@ -785,6 +785,16 @@ def test_variables_of_the_image_stand_for_options(
     assert second["frame"]["start"] == first["frame"]["end"]
 
 
+def test_on_the_clock_the_frame_of_the_environment_is_that_of_backtests(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRAME", "2025-01-01..2025-01-02")
+    assert main(["run", "sometimes.py", "--mode", "live"]) == 2
+    assert "symbol: is needed" in capsys.readouterr().err
+    assert main(["run", "sometimes.py", "--mode", "live", "--frame", "1..2"]) == 2
+    assert "frame: is for backtests" in capsys.readouterr().err
+
+
 def test_a_feed_that_is_a_file_is_replayed(capsys: pytest.CaptureFixture[str]) -> None:
     expected = result(capsys, KEPT)
     given = ["run", "sometimes.py", "--feed", "BTCUSDT.csv", "--files", "kept", "--fresh"]

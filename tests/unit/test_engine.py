@@ -36,6 +36,7 @@ from fastpersist.runner import (
     Strategy,
     StrategyError,
     import_candles,
+    load_reports,
 )
 from fastpersist.runner import strategy as strategy_of
 
@@ -917,6 +918,35 @@ async def test_a_fresh_run_clears_the_open_position(place: Place) -> None:
         assert await place.family.signal.read_signal_data(*context) is None
         assert await place.family.schedule.read_schedule_data(*context) is None
         assert await place.family.risk.read_position_data("default", "demo") == []
+
+
+async def test_the_report_of_a_run_that_is_going_ends_where_it_is(place: Place) -> None:
+    """Else exposure and Sharpe would count time that has not come."""
+    engine = await place.run(Trader(), walk(), until=50)
+    (going,) = await load_reports(place.family)
+    assert going.end == START_MS + (index_of_bar(walk(), 50) + 1) * MINUTE < engine.frame.end
+    held = sum(trade.closed_at - trade.opened_at for trade in going.trades)
+    assert held
+    exposure = 100 * held / (going.end - going.start)
+    assert going.summary.figures()[-1]["exposure"] == pytest.approx(exposure)
+    assert await engine.report() == going
+    engine = await place.run(Trader(), walk())
+    (whole,) = await load_reports(place.family)
+    assert whole.end == engine.frame.end
+    assert await engine.report() == whole
+
+
+def index_of_bar(candles: list[Candle], number: int) -> int:
+    """Return the minute of the bar of this number, from 1; some are missing."""
+    return (candles[number - 1]["timestamp"] - START_MS) // MINUTE
+
+
+async def test_a_run_without_a_signal_has_a_report(place: Place) -> None:
+    engine = await place.run(Scripted({}), walk())
+    report = await engine.report()
+    assert (report.run_id, report.trades, report.open_rows) == (engine.run_id, [], [])
+    assert (report.start, report.end) == (engine.frame.start, engine.frame.end)
+    assert await load_reports(place.family) == []
 
 
 async def test_a_fresh_run_leaves_nothing_of_the_old_one(place: Place, tmp_path: Path) -> None:

@@ -218,6 +218,62 @@ def report_pages(work: Path) -> list[dict[str, list[float]]]:
     return found
 
 
+def test_a_run_ends_with_its_report(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["run", "one.py", "--candles", "A-1m.csv", "--files", "kept"]
+    assert main([*arguments, "--html", "page.html", "--csv", "trades.csv"]) == 0
+    shown = capsys.readouterr().out
+    for text in ("Result", "Closed positions", "written: page.html", "written: trades.csv"):
+        assert text in shown
+    (run_id,) = re.findall(r"fastpersist report (\w+) ", shown)
+    assert (work / "page.html").read_text().startswith("<!doctype html>")
+    with (work / "trades.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == printed(capsys, "report", run_id)["total"]["trades"]
+
+
+def printed_last(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
+
+
+def test_a_run_without_a_signal_has_a_report_too(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["run", "one.py", "--candles", "A-1m.csv", "--files", "kept"]
+    (work / "one.py").write_text(STRATEGY.replace("if ctx.when_ms", "if True or ctx.when_ms"))
+    assert main([*arguments, "--html", "page.html", "--csv", "trades.csv"]) == 0
+    assert "none yet" in (work / "page.html").read_text()
+    assert len((work / "trades.csv").read_text().splitlines()) == 1
+    assert "report" not in capsys.readouterr().out
+    assert main([*arguments, "--json", "--fresh", "--html", "other.html"]) == 0
+    assert printed_last(capsys)["total"]["signals"] == 0
+    assert (work / "other.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dummy"], "html: needs what --dummy does not keep"),
+        (["--frame", "..1735690000000", "--frame", "1735690000000.."], "html: is of one frame"),
+        (["--csv", "none/t.csv"], "csv: no such folder: none"),
+    ],
+)
+def test_a_page_is_of_one_run_that_is_kept(
+    work: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["run", "one.py", "--candles", "A-1m.csv", "--html", "p.html", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (work / "p.html").exists()
+
+
+def test_a_run_on_the_clock_looks_for_its_outputs_first(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--mode", "paper", "--feed", "A-1m.csv", "--symbol", "A", "--html", "none/p.html"]
+    assert main(["run", "one.py", *arguments]) == 2
+    assert "html: no such folder: none" in capsys.readouterr().err
+
+
 def test_a_fresh_run_leaves_nothing_of_the_old_one_in_its_report(
     work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

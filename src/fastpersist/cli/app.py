@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from .. import __version__, has_extensions
@@ -120,7 +121,7 @@ def _each(context: click.Context, parameter: click.Parameter, texts: tuple[str, 
     "--frame", "frames", multiple=True, envvar="FRAME", callback=_each, show_envvar=True,
     help="START..END, ISO text (UTC) or ms, or a frame that the strategy file names; more may "
     "follow, also after a comma. All that the files have by default. The strategy's warm-up is "
-    "looked for before START.",
+    "looked for before START. The variable is for backtests alone.",
 )  # fmt: skip
 @click.option(
     "--feed", default="", envvar="FEED", show_envvar=True,
@@ -139,6 +140,10 @@ def _each(context: click.Context, parameter: click.Parameter, texts: tuple[str, 
     "--entry", is_flag=True, envvar="ENTRY", show_envvar=True,
     help="Run every strategy of the file on every symbol of CC_SYMBOL_LIST.",
 )  # fmt: skip
+@click.option("--csv", type=PATH, help="At the end write the closed positions to this file.")
+@click.option(
+    "--html", type=PATH, help="At the end write one page with curves, candles and positions."
+)
 @click.option("--fresh", is_flag=True, help="Begin anew; a backtest deletes its own earlier rows.")
 @json_option
 @click.option("--verbose", is_flag=True, envvar="VERBOSE", show_envvar=True, help="Log more.")
@@ -166,6 +171,8 @@ def run_command(
     names: list[str],
     exchange: str,
     entry: bool,
+    csv: Path | None,
+    html: Path | None,
     fresh: bool,
     as_json: bool,
     verbose: bool,
@@ -178,6 +185,9 @@ def run_command(
     folder: Path,
 ) -> int:
     """Run the STRATEGY file; a run that was interrupted carries on."""
+    source = click.get_current_context().get_parameter_source("frames")
+    if mode != "backtest" and source is ParameterSource.ENVIRONMENT:
+        frames = []  # of the variables that a backtest shares
     if entry and not symbols:
         symbols = [name for name in os.environ.get("CC_SYMBOL_LIST", "").split(",") if name]
     if mode == "backtest" and not (candles or more_candles or symbols or feed):
@@ -201,6 +211,8 @@ def run_command(
         as_json=as_json,
         files=files,
         dummy=dummy,
+        csv=csv,
+        html=html,
         health_host=health_host,
         health_port=health_port,
         settings=settings_arguments(mongo_url, redis_url, folder),

@@ -24,7 +24,6 @@ from ..runner import (
     PaperBroker,
     StoreFeed,
     Strategy,
-    load_reports,
     read_candle_file,
 )
 from ..runner.health import PORT, Health, HealthServer
@@ -33,7 +32,14 @@ from ..times import now_ms
 from .exchanges import Exchanges, named_exchange
 from .health import check_stores
 from .process import InterruptedRunError, Interrupts, the_only_run
-from .report import figures_table, report_as_json
+from .report import (
+    check_outputs,
+    figures_table,
+    print_trades,
+    print_written,
+    report_as_json,
+    write_report,
+)
 from .run import RunOptions, lock_folder, open_place, shows_it_again
 from .strategy_file import load_strategies
 from .toolbox import print_json, shown
@@ -67,6 +73,7 @@ async def run_live(options: RunOptions, console: Console) -> int:
             f"{feed} takes no orders",
             hint="--feed ccxt:EXCHANGE, or --mode paper for orders on paper",
         )
+    check_outputs(options.html, options.csv)
     interval_step(options.stored_interval)
     assert options.mode != "backtest"
     strategy_file = load_strategies(options.strategy, options.names)
@@ -162,11 +169,18 @@ class _Watch:
 
 
 async def _show(engine: LiveEngine, options: RunOptions, console: Console) -> None:
-    found = [report for report in await load_reports(registries) if report.run_id == engine.run_id]
-    if options.as_json:
-        print_json(report_as_json(found[0]) if found else {"run": engine.run_id})
+    if engine.run_id:  # else it was ended before it was up
+        found = await engine.report()
+        await write_report(registries, found, options.html, options.csv)
+        if options.as_json:
+            print_json(report_as_json(found))
+            return
+        console.print(figures_table(found.summary, f"Result of the {options.mode} run"))
+        print_trades(found, console)
+        print_written(options.html, options.csv, console)
+        if found.trades or found.open_rows:
+            console.print(shows_it_again(options, engine.run_id), highlight=False, soft_wrap=True)
+    elif options.as_json:
+        print_json({"run": ""})
         return
-    for report in found:
-        console.print(figures_table(report.summary, f"Result of the {options.mode} run"))
-        console.print(shows_it_again(options, engine.run_id), highlight=False, soft_wrap=True)
     console.print("stopped in good order; the same command carries on")

@@ -12,15 +12,25 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from ..errors import InvalidArgumentError
 from ..hot.columns import CandleColumns
 from ..registry import Registries
 from ..runner import Report, Summary, Trade, load_report, load_reports
-from ..runner.page import report_page, span_of
+from ..runner.page import plotly_modules, report_page, span_of
 from ..settings import SettingsArguments
 from ..times import to_datetime
 from .toolbox import opened_registries, print_json, shown, unfinished_file
 
-__all__ = ["ReportOptions", "figures_table", "report", "report_as_json"]
+__all__ = [
+    "ReportOptions",
+    "check_outputs",
+    "figures_table",
+    "print_trades",
+    "print_written",
+    "report",
+    "report_as_json",
+    "write_report",
+]
 
 
 # Narrow enough for a terminal of 80 columns.
@@ -67,25 +77,55 @@ async def _show(registries: Registries, options: ReportOptions, console: Console
         _list(await load_reports(registries), options, console)
         return 0
     found = await load_report(registries, options.run_id)
-    if options.html is not None:
-        candles = {symbol: await _candles(registries, found, symbol) for symbol in found.intervals}
-        page = report_page(found, candles)
-        with unfinished_file("html", options.html) as unfinished:
-            unfinished.write_text(page, encoding="utf-8")
-    if options.csv is not None:
-        with unfinished_file("csv", options.csv) as unfinished:
-            _write_trades(found.trades, unfinished)
+    await write_report(registries, found, options.html, options.csv)
     if options.as_json:
         print_json(report_as_json(found))
         return 0
     console.print(_title(found), highlight=False)
     console.print(figures_table(found.summary))
-    if found.trades:
-        console.print(_trades_table(found))
-    for path in (options.html, options.csv):
+    print_trades(found, console)
+    print_written(options.html, options.csv, console)
+    return 0
+
+
+def check_outputs(html: Path | None, csv: Path | None) -> None:
+    """Refuse at the start of a run what could not be written at its end.
+
+    Raises:
+        InvalidArgumentError: The folder of a file is not there.
+        ConfigurationError: A package that the page needs is missing.
+    """
+    if html is not None:
+        plotly_modules()
+    for name, path in (("html", html), ("csv", csv)):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise InvalidArgumentError(name, f"no such folder: {path.parent}")
+
+
+async def write_report(
+    registries: Registries, found: Report, html: Path | None, csv: Path | None
+) -> None:
+    """Write a report to the files that are asked for.
+
+    Raises:
+        InvalidArgumentError: One cannot be written.
+        ConfigurationError: A package that the page needs is missing.
+    """
+    if html is not None:
+        candles = {symbol: await _candles(registries, found, symbol) for symbol in found.intervals}
+        page = report_page(found, candles)
+        with unfinished_file("html", html) as unfinished:
+            unfinished.write_text(page, encoding="utf-8")
+    if csv is not None:
+        with unfinished_file("csv", csv) as unfinished:
+            _write_trades(found.trades, unfinished)
+
+
+def print_written(html: Path | None, csv: Path | None, console: Console) -> None:
+    """Say which files have been written."""
+    for path in (html, csv):
         if path is not None:
             console.print(f"written: {shown(str(path))}", highlight=False)
-    return 0
 
 
 async def _candles(registries: Registries, found: Report, symbol: str) -> CandleColumns:
@@ -120,7 +160,10 @@ def figures_table(summary: Summary, title: str = "") -> Table:
     return table
 
 
-def _trades_table(found: Report) -> Table:
+def print_trades(found: Report, console: Console) -> None:
+    """Print the closed positions, the last ones of many."""
+    if not found.trades:
+        return
     table = Table(title="Closed positions", box=SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("closed", no_wrap=True)
     has_several = len(found.strategies) > 1
@@ -142,7 +185,7 @@ def _trades_table(found: Report) -> Table:
     left_out = len(found.trades) - _MOST_TRADES
     if left_out > 0:
         table.caption = f"{left_out:,} earlier ones are left out; --json, --csv and --html have all"
-    return table
+    console.print(table)
 
 
 def _list(reports: Sequence[Report], options: ReportOptions, console: Console) -> None:

@@ -43,7 +43,7 @@ from ..times import parse_moment, to_datetime
 from .exchanges import Exchanges, named_exchange
 from .health import check_stores
 from .process import InterruptedRunError, Interrupts, state_folder, the_only_run
-from .report import figures_table
+from .report import check_outputs, figures_table, print_trades, print_written, write_report
 from .strategy_file import StrategyFile, load_strategies
 from .toolbox import print_json, shown
 
@@ -70,6 +70,8 @@ class RunOptions:
     as_json: bool
     files: Path | None
     dummy: bool
+    csv: Path | None
+    html: Path | None
     health_host: str
     health_port: int | None
     settings: SettingsArguments
@@ -122,6 +124,14 @@ async def run(options: RunOptions, console: Console) -> int:
         raise InvalidArgumentError("feed", "cannot be combined with files of candles")
     if options.dummy and options.files is not None:
         raise InvalidArgumentError("files", "cannot be combined with --dummy")
+    for name, path in (("html", options.html), ("csv", options.csv)):
+        if path is not None and options.dummy:
+            raise InvalidArgumentError(name, "needs what --dummy does not keep")
+        if path is not None and len(options.frames) > 1:
+            raise InvalidArgumentError(
+                name, "is of one frame", hint="without it, `fastpersist report RUN` writes each"
+            )
+    check_outputs(options.html, options.csv)
     if options.interval and candles:
         raise InvalidArgumentError("interval", "is for stored candles; a file has its own")
     if options.dummy and not candles:
@@ -328,6 +338,7 @@ class _Backtests:
             found.append(_as_json(engine, feeds, self._different, seconds))
         else:
             self._show(engine, frame, seconds)
+        await self._report(engine)
         if interrupts.numbers and not summary.is_finished:
             if not options.as_json:
                 console.print("stopped in good order; the same command carries on")
@@ -357,7 +368,18 @@ class _Backtests:
                 "the time spent waiting for the stores",
                 highlight=False,
             )
-        if not options.dummy and summary.total.signals:
+
+    async def _report(self, engine: Engine) -> None:
+        options, console = self._options, self._console
+        if options.dummy or (options.as_json and options.html is options.csv is None):
+            return
+        found = await engine.report()
+        await write_report(registries, found, options.html, options.csv)
+        if options.as_json:
+            return
+        print_trades(found, console)
+        print_written(options.html, options.csv, console)
+        if engine.summary.total.signals:
             console.print(shows_it_again(options, engine.run_id), highlight=False, soft_wrap=True)
 
     async def _feed_of(self, file: CandleFile, progress: Progress) -> CandleFeed:

@@ -23,7 +23,8 @@ from .candles import CandleFeed, Lookback
 from .context import Context, Mode, maybe_await
 from .journal import Journal
 from .position import Bar, Exit, Position
-from .rows import Rows, run_mark
+from .report import Report, report_of
+from .rows import Rows, is_of_run, run_mark
 from .strategy import (
     ActivePosition,
     FunctionStrategy,
@@ -154,6 +155,16 @@ class Desk(ABC, Generic[SlotT]):
     def run_id(self) -> str:
         """Tells this run's rows from those of other runs."""
         return self._run_id
+
+    async def report(self) -> Report:
+        """Return what this run has stored so far, also if it has had no signal."""
+        rows: Any = await self._registries.storage.read_storage_data(self._is_backtest)
+        own = [row for row in rows if is_of_run(row, (self._run_id,))]
+        return report_of(self._run_row, self._exchange, self._frame_name, own, self._replayed_to())
+
+    def _replayed_to(self) -> int | None:
+        """Return how far a backtest is that has not finished, ms; None for anything else."""
+        return None
 
     @abstractmethod
     async def _enter(

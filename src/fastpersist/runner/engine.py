@@ -20,7 +20,7 @@ from .candles import CandleFeed, History
 from .context import Context
 from .desk import Desk, Slot, short_id
 from .erasure import erase_runs
-from .journal import Journal
+from .journal import Journal, backtest_session
 from .position import Bar, Exit, Position
 from .rows import is_of_run
 from .strategy import Strategy
@@ -98,10 +98,7 @@ class Engine(Desk[Slot]):
             History(feed, max(frame.start, feed.start), min(frame.end, feed.end), warm_up)
             for feed in feeds
         ]
-        # A name that no symbol has keeps the run's record apart from the sessions of strategies.
-        self._session = (
-            "+".join(self._names), exchange_name, frame.name, f"@{'+'.join(self._symbols)}", True
-        )  # fmt: skip
+        self._session = backtest_session(self._names, self._symbols, exchange_name, frame.name)
         self._journal = Journal(registries, self._session)
         self._slots = {
             history.feed.symbol: [
@@ -150,6 +147,11 @@ class Engine(Desk[Slot]):
             for history in self._histories
             if history.next_time < self._frame.end
         }
+
+    def _replayed_to(self) -> int | None:
+        if self.summary.is_finished:
+            return None
+        return max(history.next_time for history in self._histories)
 
     def stop(self) -> None:
         """End :meth:`run` after the current bar."""
@@ -349,6 +351,7 @@ class Engine(Desk[Slot]):
 
     def _state(self) -> dict[str, Any]:
         return {
+            "run": self._run_id,
             "fingerprint": self._fingerprint,
             "generation": self._generation,
             "oldest_stored": self._oldest_stored,

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from typing import Any, Final, TypeVar
 
 from ..contracts import SessionData
 from ..hot.codec import normalise
 from ..registry import Registries
 
-__all__ = ["Journal", "LiveJournal", "session_id"]
+__all__ = ["Journal", "LiveJournal", "backtest_session", "session_id"]
 
 Key = tuple[Any, ...]
 T = TypeVar("T")
@@ -41,6 +41,16 @@ def session_id(session: tuple[str, str, str, str, bool]) -> str:
     strategy, exchange, frame, symbol, is_backtest = session
     mode = "backtest" if is_backtest else "live"
     return ":".join((symbol, strategy, exchange, *((frame,) if frame else ()), mode))
+
+
+def backtest_session(
+    strategies: Sequence[str], symbols: Sequence[str], exchange_name: str, frame_name: str
+) -> tuple[str, str, str, str, bool]:
+    """Return the session that holds the record of a backtest.
+
+    A name that no symbol has keeps it apart from the sessions of strategies.
+    """
+    return "+".join(strategies), exchange_name, frame_name, f"@{'+'.join(symbols)}", True
 
 
 class _Batch:

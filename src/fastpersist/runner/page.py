@@ -14,7 +14,7 @@ from ..hot.columns import CandleColumns, aggregated
 from ..times import to_datetime
 from .report import OpenTrade, Report, Trade
 
-__all__ = ["report_page", "span_of"]
+__all__ = ["plotly_modules", "report_page", "span_of"]
 
 _MOST_CANDLES: Final = 2_000
 _DENSE: Final = 100
@@ -48,19 +48,27 @@ def _shown(name: str, value: Any) -> str:
     return f"{value:,.2f}" if isinstance(value, float) else str(value)
 
 
+def plotly_modules() -> tuple[Any, Any]:
+    """Return the modules that draw: of graphs and of their places.
+
+    Raises:
+        ConfigurationError: Plotly is not installed.
+    """
+    try:
+        return import_module("plotly.graph_objects"), import_module("plotly.subplots")
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            "plotly", "is not installed", hint='pip install "fastpersist[report]"'
+        ) from error
+
+
 def report_page(report: Report, candles: dict[str, CandleColumns]) -> str:
     """Return the page of a report with the candles of its symbols.
 
     Raises:
         ConfigurationError: Plotly is not installed.
     """
-    try:
-        graphs = import_module("plotly.graph_objects")
-        subplots = import_module("plotly.subplots")
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            "plotly", "is not installed", hint='pip install "fastpersist[report]"'
-        ) from error
+    graphs, subplots = plotly_modules()
     title = escape(f"{', '.join(report.strategies)} on {report.exchange_name}, {report.mode}")
     figures = [("Equity and drawdown", _equity(report, graphs, subplots))]
     for symbol in report.intervals:

@@ -13,9 +13,10 @@ from typing import Any, Final
 from ..errors import InvalidArgumentError
 from ..registry import Registries
 from ..times import now_ms
+from .journal import backtest_session
 from .summary import Summary
 
-__all__ = ["OpenTrade", "Report", "Trade", "load_report", "load_reports"]
+__all__ = ["OpenTrade", "Report", "Trade", "load_report", "load_reports", "report_of"]
 
 _RUN_FIELDS: Final = frozenset(("id", "start", "end", "strategies", "symbols", "intervals"))
 
@@ -64,8 +65,8 @@ class Report:
         mode: ``backtest``, ``paper`` or ``live``.
         strategies: Names of its strategies.
         exchange_name, frame_name: What it was over.
-        start, end: The frame, ms; on paper and live from the start to now, or to
-            what happened last if nothing is open.
+        start, end: The frame, ms, of a backtest that is still going as far as it is; on paper and
+            live from the start to now, or to what happened last if nothing is open.
         intervals: The interval of each symbol's candles, in the order of the run.
         trades: Closed positions, by the time of their close.
         open_rows: Rows of the positions that are open.
@@ -113,7 +114,10 @@ async def load_reports(registries: Registries) -> list[Report]:
         # The Node runner's rows have no run.
         if isinstance(run, Mapping) and run.keys() >= _RUN_FIELDS:
             by_run.setdefault(run["id"], []).append(row)
-    found = [_report(run_id, rows) for run_id, rows in by_run.items()]
+    found = []
+    for rows in by_run.values():
+        run, names = rows[0]["run"], (rows[0]["exchangeName"], rows[0]["frameName"])
+        found.append(report_of(run, *names, rows, await _replayed_to(registries, run, *names)))
     return sorted(found, key=lambda report: (report.end, report.start, report.run_id))
 
 
@@ -135,8 +139,35 @@ async def load_report(registries: Registries, run_id: str) -> Report:
     return found[0]
 
 
-def _report(run_id: str, rows: Sequence[dict[str, Any]]) -> Report:
-    first, run = rows[0], rows[0]["run"]
+async def _replayed_to(
+    registries: Registries, run: Mapping[str, Any], exchange_name: str, frame_name: str
+) -> int | None:
+    """Return how far a backtest is that is still going, ms; None for one that is not."""
+    if not run["end"]:
+        return None
+    session = backtest_session(run["strategies"], run["symbols"], exchange_name, frame_name)
+    record = await registries.session.read_session_data(*session)
+    state = record["data"]["state"] if record is not None else {}
+    if state.get("run") != run["id"] or state["summary"]["is_finished"]:
+        return None
+    return max(state["next_times"], default=None)
+
+
+def report_of(
+    run: Mapping[str, Any],
+    exchange_name: str,
+    frame_name: str,
+    rows: Sequence[dict[str, Any]],
+    replayed_to: int | None = None,
+) -> Report:
+    """Return the report of a run whose rows in the history are `rows`.
+
+    Args:
+        run: What each of its rows says of it.
+        exchange_name, frame_name: What it was over.
+        rows: Its rows, maybe none.
+        replayed_to: How far a backtest is that is still going, ms.
+    """
     strategies, symbols = run["strategies"], run["symbols"]
 
     def turn(row: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -154,7 +185,10 @@ def _report(run_id: str, rows: Sequence[dict[str, Any]]) -> Report:
     ]
     # What is not replayed has no end: it goes on while something is open.
     is_open = any(row["status"] in ("opened", "scheduled") for row in rows)
-    end = run["end"] or (now_ms() if is_open else max(row["updatedAt"] for row in rows))
+    last = max((row["updatedAt"] for row in rows), default=run["start"])
+    end = run["end"] or (now_ms() if is_open else last)
+    if replayed_to is not None:
+        end = min(end, max(replayed_to, last))
     summary = Summary.of(labels, run["start"], max(end, run["start"] + 1))
     trades: list[Trade] = []
     open_rows: list[dict[str, Any]] = []
@@ -169,11 +203,11 @@ def _report(run_id: str, rows: Sequence[dict[str, Any]]) -> Report:
             open_rows.append(row)
             summary.open_positions += 1
     return Report(
-        run_id=run_id,
+        run_id=run["id"],
         mode=run.get("mode", "backtest"),
         strategies=list(strategies),
-        exchange_name=first["exchangeName"],
-        frame_name=first["frameName"],
+        exchange_name=exchange_name,
+        frame_name=frame_name,
         start=run["start"],
         end=summary.end,
         intervals=dict(zip(symbols, run["intervals"], strict=True)),
