@@ -19,7 +19,7 @@ from ..times import parse_moment, simulated_time, to_datetime
 from .candles import CandleFeed, History
 from .context import Context
 from .desk import Desk, Slot, short_id
-from .erasure import erase_runs, is_of_run
+from .erasure import erase_levels_of, erase_runs, is_of_run
 from .journal import Journal
 from .position import Bar, Exit, Position
 from .strategy import Strategy
@@ -230,11 +230,14 @@ class Engine(Desk[Slot]):
 
     async def _begin_anew(self) -> None:
         """Record a new generation, which sees nothing of those before, and clear what was open."""
-        state = await self._journal.last_state()
-        if state is None:
+        record = await self._journal.last_record()
+        if record is None:
             # Rows without a record, which this generation would take for its own.
             await self._erase([0])
         else:
+            # Killed meanwhile, the old run carries on and applies them again.
+            await erase_levels_of(self._registries, record["writes"])
+            state = record["state"]
             self._begin_generation(state["generation"] + 1)
             self._oldest_stored = state.get("oldest_stored", 0)
         earlier = self._run_ids(range(self._oldest_stored, self._generation + 1))

@@ -8,7 +8,7 @@ breakeven are found by the signals of the history, which therefore go last.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from ..adapters.backend import Backend, Key
 from ..domains import (
@@ -27,7 +27,9 @@ from ..domains import (
 )
 from ..registry import Registries
 
-__all__ = ["erase_runs", "is_of_run", "run_mark"]
+__all__ = ["erase_levels_of", "erase_runs", "is_of_run", "run_mark"]
+
+_PLACE: Final = ("symbol", "strategyName", "exchangeName")
 
 
 def run_mark(run_id: str) -> dict[str, Any]:
@@ -40,6 +42,18 @@ def is_of_run(row: Any, run_ids: Collection[str]) -> bool:
     mark = row.get("run") if isinstance(row, Mapping) else None
     found = mark.get("id") if isinstance(mark, Mapping) else mark
     return isinstance(found, str) and found in run_ids
+
+
+async def erase_levels_of(registries: Registries, writes: Iterable[Mapping[str, Any]]) -> None:
+    """Delete the levels and breakevens of a record's writes.
+
+    Those of a run that was killed may be there without the history that tells of them.
+    """
+    keys: dict[str, list[Key]] = {}
+    for write in writes:
+        keys.setdefault(write["domain"], []).append(tuple(write["arguments"][: len(PARTIAL.key)]))
+    for domain in (PARTIAL, BREAKEVEN):
+        await _delete(registries, domain, keys.get(domain.name, []))
 
 
 async def erase_runs(
@@ -81,17 +95,23 @@ async def erase_runs(
 
 
 async def _erase_signals(registries: Registries, run_ids: Collection[str]) -> None:
-    fields = ("run", "symbol", "strategyName", "exchangeName")
-    async for backend, found in _scan(registries, STORAGE, fields):
+    async for backend, found in _scan(registries, STORAGE, ("run", *_PLACE)):
         own = [(key, row) for key, row in found if is_of_run(row, run_ids)]
+        levels = [
+            (*(row[name] for name in _PLACE), key[-1])
+            for key, row in own
+            # Written by hand or by another program, a row may name us and no place.
+            if all(isinstance(row.get(name), str) and row[name] for name in _PLACE)
+        ]
         for domain in (PARTIAL, BREAKEVEN):
-            levels = await _backend(registries, domain)
-            if levels is not None:
-                await levels.delete(domain, [
-                    (row["symbol"], row["strategyName"], row["exchangeName"], key[-1])
-                    for key, row in own
-                ])  # fmt: skip
+            await _delete(registries, domain, levels)
         await backend.delete(STORAGE, [key for key, _ in own])
+
+
+async def _delete(registries: Registries, domain: Domain, keys: list[Key]) -> None:
+    backend = await _backend(registries, domain)
+    if backend is not None:
+        await backend.delete(domain, keys)
 
 
 async def _scan(

@@ -274,18 +274,18 @@ class Journal:
         await self.registries.session.write_session_data(*self._session, record, when)
         await self._apply(writes)
 
-    async def last_state(self) -> dict[str, Any] | None:
-        """Return the state of the last record, None without one."""
+    async def last_record(self) -> dict[str, Any] | None:
+        """Return ``state`` and ``writes`` of the last record, None without one."""
         record = await self.registries.session.read_session_data(*self._session)
-        return None if record is None else record["data"]["state"]
+        return None if record is None else record["data"]
 
     async def recover(self) -> dict[str, Any] | None:
         """Apply the writes of the last record again and return its state, None without one."""
-        record = await self.registries.session.read_session_data(*self._session)
+        record = await self.last_record()
         if record is None:
             return None
-        await self._apply(record["data"]["writes"])
-        state: dict[str, Any] = record["data"]["state"]
+        await self._apply(record["writes"])
+        state: dict[str, Any] = record["state"]
         return state
 
     async def _apply(self, writes: list[dict[str, Any]]) -> None:
