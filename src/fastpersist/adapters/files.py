@@ -370,7 +370,8 @@ class FilesBackend:
         directory = _layout(domain).directory(context) or domain.file.partition("{")[0]
         found: list[str] = []
         with _store_errors(directory):
-            for folder, folders, names in os.walk(self._absolute(directory)):
+            # What cannot be listed must not count as empty: what is left there would stay for ever.
+            for folder, folders, names in os.walk(self._absolute(directory), onerror=_unless_gone):
                 folders[:] = [name for name in folders if not is_passed_over(name)]
                 relative = os.path.relpath(folder, self._folder).replace(os.sep, "/")
                 found += [f"{relative}/{name}" for name in names if not is_passed_over(name)]
@@ -822,6 +823,11 @@ def _store_errors(path: str) -> Iterator[None]:
                 "context", f"the file system takes no path of {len(path)} characters"
             ) from error
         raise StoreError(f"{path}: {error.strerror or error}") from error
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _read(path: str) -> bytes | None:
