@@ -957,6 +957,27 @@ async def test_what_another_frame_has_open_stays(place: Place, signal: Signal) -
     )
 
 
+@pytest.mark.parametrize("text", [b"{", b"[]", b"7"])
+async def test_a_fresh_run_passes_over_what_it_cannot_read(place: Place, text: bytes) -> None:
+    await place.run(Trader(), walk(), until=60)
+    (recent,) = (path for path in place.folder.glob("data/recent/**/*.json"))
+    recent.write_bytes(text)
+    for path in (place.folder / "data/log/log/odd.json", place.folder / "data/storage/odd.json"):
+        path.write_bytes(text)
+    await place.run(Trader(), walk(), fresh=True, until=1)
+    assert recent.read_bytes() == text
+    assert await place.rows() == []
+
+
+async def test_a_row_that_names_the_run_and_no_place_is_deleted(place: Place) -> None:
+    engine = await place.run(Trader(), walk(), until=60)
+    mark = {"run": {"id": engine.run_id}}
+    rows: list[Any] = [{"id": "a", **mark}, {"id": "b", "symbol": 1, **mark}]
+    await place.family.storage.write_storage_data(True, rows)
+    await place.run(Trader(), walk(), fresh=True, until=1)
+    assert await place.rows() == []
+
+
 async def test_rows_without_a_record_are_deleted_too(place: Place) -> None:
     """Who has lost the record begins with what the run had kept, unless told to begin anew."""
     engine = await place.run(Trader(), walk(), until=60)

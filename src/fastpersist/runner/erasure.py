@@ -8,6 +8,7 @@ breakeven are found by the signals of the history, which therefore go last.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from ..adapters.backend import Backend, Key
@@ -25,6 +26,7 @@ from ..domains import (
     STORAGE,
     Domain,
 )
+from ..errors import CorruptDataError
 from ..registry import Registries
 
 __all__ = ["erase_levels_of", "erase_runs", "is_of_run", "run_mark"]
@@ -90,8 +92,10 @@ async def erase_runs(
             serving = await _backend(registries, domain)
             if serving is None:
                 continue
-            if is_of_run(await serving.read_value(domain, key, None), run_ids):
-                await serving.delete(domain, [key])
+            # As in a scan, what cannot be read is nobody's; the next write replaces it.
+            with suppress(CorruptDataError):
+                if is_of_run(await serving.read_value(domain, key, None), run_ids):
+                    await serving.delete(domain, [key])
 
 
 async def _erase_signals(registries: Registries, run_ids: Collection[str]) -> None:
