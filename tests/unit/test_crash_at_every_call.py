@@ -234,3 +234,25 @@ async def test_a_fresh_start_that_is_killed_keeps_the_levels(
         levels = [key for key in data if key[0] in ("partial", "breakeven")]
         assert had_begun or data == whole, dies_at
         assert len(levels) == len([key for key in whole if key[0] in ("partial", "breakeven")])
+
+
+async def test_a_deletion_that_is_interrupted_goes_on_with_the_next_start() -> None:
+    new: Data = {}
+    await undisturbed(new)
+    old = dict(new)
+    await undisturbed(new, fresh=True)
+    for calls in (1, 2, 30, 120):
+        data, left = dict(old), calls
+
+        def check() -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                raise InterruptedError
+
+        with pytest.raises(InterruptedError):
+            await engine_of(memory(data)).start(fresh=True, check=check)
+        await run(
+            memory(data), fresh=b'"generation":1' not in b"".join(t for t, _ in data.values())
+        )
+        assert data == new, calls

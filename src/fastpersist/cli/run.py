@@ -302,7 +302,7 @@ class _Backtests:
         engine = Engine(registries, strategies, feeds, options.exchange_name, fingerprint, frame)
         sessions = [] if options.dummy else [engine.session]
         with the_only_run(*lock_folder(options), sessions), self._progress() as progress:
-            await engine.start(fresh=options.fresh)
+            await engine.start(fresh=options.fresh, check=interrupts.check)
             interrupts.end_with(engine.stop)
             # What the start has made stays: collections need not look at it again and again.
             gc.collect()

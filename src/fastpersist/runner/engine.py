@@ -19,7 +19,7 @@ from ..times import parse_moment, simulated_time, to_datetime
 from .candles import CandleFeed, History
 from .context import Context
 from .desk import Desk, Slot, short_id
-from .erasure import erase_levels_of, erase_runs, is_of_run
+from .erasure import Eraser, is_of_run
 from .journal import Journal
 from .position import Bar, Exit, Position
 from .strategy import Strategy
@@ -154,22 +154,24 @@ class Engine(Desk[Slot]):
         """End :meth:`run` after the current bar."""
         self._is_stopping = True
 
-    async def start(self, *, fresh: bool = False) -> None:
+    async def start(self, *, fresh: bool = False, check: Callable[[], None] = lambda: None) -> None:
         """Take up the stored run, if there is one.
 
         Args:
             fresh: Delete what is stored of it and begin anew instead.
+            check: Called while it deletes; what it raises ends that, and the next start goes on.
 
         Raises:
             InvalidArgumentError: A symbol has no candle in the frame.
             RunMismatchError: The stored run was made from something else, or a run on the clock has
                 a position or an entry here, whose row has the same place as that of a backtest.
         """
+        eraser = Eraser(self._registries, check)
         await self._refuse_nothing()
         await self._refuse_to_overwrite()
         if fresh:
-            await self._begin_anew()
-            await self._erase_earlier()
+            await self._begin_anew(eraser)
+            await self._erase_earlier(eraser)
             return
         state = await self._journal.recover()
         if state is None:
@@ -182,7 +184,7 @@ class Engine(Desk[Slot]):
             )
         self._begin_generation(state["generation"])
         self._oldest_stored = state.get("oldest_stored", self._generation)
-        await self._erase_earlier()
+        await self._erase_earlier(eraser)
         self.summary = Summary.from_state(state["summary"])
         for history, next_time in zip(self._histories, state["next_times"], strict=True):
             history.carry_on(next_time)
@@ -228,15 +230,15 @@ class Engine(Desk[Slot]):
                         hint="give the backtest another --exchange NAME",
                     )
 
-    async def _begin_anew(self) -> None:
+    async def _begin_anew(self, eraser: Eraser) -> None:
         """Record a new generation, which sees nothing of those before, and clear what was open."""
         record = await self._journal.last_record()
         if record is None:
             # Rows without a record, which this generation would take for its own.
-            await self._erase([0])
+            await self._erase(eraser, [0])
         else:
             # Killed meanwhile, the old run carries on and applies them again.
-            await erase_levels_of(self._registries, record["writes"])
+            await eraser.erase_levels_of(record["writes"])
             state = record["state"]
             self._begin_generation(state["generation"] + 1)
             self._oldest_stored = state.get("oldest_stored", 0)
@@ -257,16 +259,16 @@ class Engine(Desk[Slot]):
                 )  # fmt: skip
         await self._journal.commit(self._state(), self._frame.start)
 
-    async def _erase_earlier(self) -> None:
+    async def _erase_earlier(self, eraser: Eraser) -> None:
         # After the record, which says what is still to be deleted if this process is killed.
-        await self._erase(range(self._oldest_stored, self._generation))
+        await self._erase(eraser, range(self._oldest_stored, self._generation))
         self._oldest_stored = self._generation
 
-    async def _erase(self, generations: Iterable[int]) -> None:
+    async def _erase(self, eraser: Eraser, generations: Iterable[int]) -> None:
         run_ids = self._run_ids(generations)
         if run_ids:
             places = [(slot.symbol, slot.name) for slot in self._all_slots()]
-            await erase_runs(self._registries, run_ids, places, self._exchange, self._frame_name)
+            await eraser.erase_runs(run_ids, places, self._exchange, self._frame_name)
 
     def _run_ids(self, generations: Iterable[int]) -> frozenset[str]:
         return frozenset(short_id(*self._session, generation) for generation in generations)
