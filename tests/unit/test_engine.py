@@ -30,6 +30,7 @@ from fastpersist.runner import (
     Frame,
     RunMismatchError,
     Signal,
+    StoreFeed,
     Strategy,
     StrategyError,
     import_candles,
@@ -976,6 +977,35 @@ async def test_a_row_that_names_the_run_and_no_place_is_deleted(place: Place) ->
     await place.family.storage.write_storage_data(True, rows)
     await place.run(Trader(), walk(), fresh=True, until=1)
     assert await place.rows() == []
+
+
+def test_runs_whose_names_join_alike_are_two(place: Place) -> None:
+    def engine(names: Sequence[str], exchange: str, symbols: str, frame: str) -> Engine:
+        strategies = [Trader() for _ in names]
+        for strategy, name in zip(strategies, names, strict=True):
+            strategy.name = name
+        family = place.fresh_family()
+        feeds = [
+            StoreFeed(family, exchange, symbol, "1m", START_MS, START_MS + 60_000)
+            for symbol in symbols.split()
+        ]
+        named = Frame(START_MS, START_MS + 60_000, frame)
+        return Engine(family, strategies, feeds, exchange, "f", named)
+
+    alike = [
+        engine(["s"], "e/x", "A", "f"),
+        engine(["s/e"], "x", "A", "f"),
+        engine(["s"], "e", "A", "x/f"),
+        engine(["s%2Fe"], "x", "A", "f"),
+        engine(["s"], "e", "A+B", "f"),
+        engine(["s"], "e", "A B", "f"),
+        engine(["s"], "e", "A%2BB", "f"),
+        engine(["s", "t"], "e", "A", "f"),
+        engine(["s+t"], "e", "A", "f"),
+        engine(["s"], "e", "A/B", "f"),
+    ]
+    assert len({run.run_id for run in alike}) == len({run.session for run in alike}) == len(alike)
+    assert alike[-1].session == ("s", "e", "f", "@A/B", True)
 
 
 async def test_rows_without_a_record_are_deleted_too(place: Place) -> None:

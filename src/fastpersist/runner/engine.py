@@ -99,8 +99,11 @@ class Engine(Desk[Slot]):
         ]
         # A name that no symbol has keeps the run's record apart from the sessions of strategies.
         self._session = (
-            "+".join(self._names), exchange_name, frame.name, f"@{'+'.join(self._symbols)}", True
+            _joined("+", self._names), exchange_name, frame.name,
+            f"@{_joined('+', self._symbols)}", True,
         )  # fmt: skip
+        # What deletes by the id of a run must not meet that of another whose names join alike.
+        self._id_parts = (_joined("/", self._session[:3]), *self._session[3:])
         self._journal = Journal(registries, self._session)
         self._slots = {
             history.feed.symbol: [
@@ -271,7 +274,7 @@ class Engine(Desk[Slot]):
             await eraser.erase_runs(run_ids, places, self._exchange, self._frame_name)
 
     def _run_ids(self, generations: Iterable[int]) -> frozenset[str]:
-        return frozenset(short_id(*self._session, generation) for generation in generations)
+        return frozenset(short_id(*self._id_parts, generation) for generation in generations)
 
     async def run(self, progress: Callable[[int], None] = lambda bars: None) -> Summary:
         """Replay to the end of the frame, or until :meth:`stop`.
@@ -367,7 +370,7 @@ class Engine(Desk[Slot]):
 
     def _begin_generation(self, generation: int) -> None:
         self._generation = generation
-        self._run_id = short_id(*self._session, generation)
+        self._run_id = short_id(*self._id_parts, generation)
         self._run_row = {
             "id": self._run_id,
             "start": self._frame.start,
@@ -383,8 +386,14 @@ class Engine(Desk[Slot]):
         number = () if what == "signal" else (self._reports,)
         parts = (what, context.strategy_name, context.symbol, context.when_ms, *number)
         return str(
-            uuid5(NAMESPACE_OID, "/".join(map(str, (self._fingerprint, *self._session, *parts))))
+            uuid5(NAMESPACE_OID, "/".join(map(str, (self._fingerprint, *self._id_parts, *parts))))
         )
+
+
+def _joined(sign: str, names: Iterable[str]) -> str:
+    """Return names in one text, of which no others make the same."""
+    escape = f"%{ord(sign):X}"
+    return sign.join(name.replace("%", "%25").replace(sign, escape) for name in names)
 
 
 def _moment(ms: int) -> str:
