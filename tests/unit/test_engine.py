@@ -1019,6 +1019,19 @@ async def test_rows_without_a_record_are_deleted_too(place: Place) -> None:
     assert not list((place.folder / "state").iterdir())
 
 
+async def test_a_generation_that_was_there_before_the_record_was_lost_is_deleted(
+    place: Place,
+) -> None:
+    await place.run(Trader(), walk(), until=60)
+    second = await place.run(Trader(), walk(), fresh=True, until=60)
+    (place.folder / f"session/scripted/demo/{second.frame.name}/@BTC_backtest.json").unlink()
+    await place.run(Scripted({}), walk(), fresh=True, until=1)
+    again = await place.run(Scripted({}), walk(), fresh=True, until=1)
+    assert again.run_id == second.run_id
+    assert await place.rows() == []
+    assert not list((place.folder / "state").iterdir())
+
+
 async def test_a_domain_of_an_own_adapter_is_left_as_it_is(place: Place) -> None:
     lines: list[Any] = []
 

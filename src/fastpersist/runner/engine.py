@@ -264,14 +264,15 @@ class Engine(Desk[Slot]):
 
     async def _erase_earlier(self, eraser: Eraser) -> None:
         # After the record, which says what is still to be deleted if this process is killed.
-        await self._erase(eraser, range(self._oldest_stored, self._generation))
+        if self._oldest_stored < self._generation:
+            # No other record has followed, so what this generation has is from before a lost one.
+            await self._erase(eraser, range(self._oldest_stored, self._generation + 1))
         self._oldest_stored = self._generation
 
     async def _erase(self, eraser: Eraser, generations: Iterable[int]) -> None:
+        places = [(slot.symbol, slot.name) for slot in self._all_slots()]
         run_ids = self._run_ids(generations)
-        if run_ids:
-            places = [(slot.symbol, slot.name) for slot in self._all_slots()]
-            await eraser.erase_runs(run_ids, places, self._exchange, self._frame_name)
+        await eraser.erase_runs(run_ids, places, self._exchange, self._frame_name)
 
     def _run_ids(self, generations: Iterable[int]) -> frozenset[str]:
         return frozenset(short_id(*self._id_parts, generation) for generation in generations)
