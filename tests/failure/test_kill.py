@@ -174,6 +174,11 @@ def test_a_fresh_run_that_is_ended_while_it_deletes_goes_on_with_the_next(
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 128 + signal.SIGTERM, errors
         assert lines.count_documents({"payload.run.id": first["run"]}) > 1_000
+        cursors = [
+            {"$currentOp": {"idleCursors": True}},
+            {"$match": {"type": "idleCursor", "ns": f"{place.name}.log-items"}},
+        ]
+        assert not list(client.admin.aggregate(cursors))
         second, _ = finish(command(place, candles, place.name))
         assert second["run"] != first["run"]
         assert not lines.count_documents({"payload.run.id": first["run"]})

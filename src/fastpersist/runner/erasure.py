@@ -7,8 +7,8 @@ breakeven are found by the signals of the history, which therefore go last.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import aclosing, suppress
 from typing import Any, Final
 
 from ..adapters.backend import Backend, Key
@@ -87,14 +87,12 @@ class Eraser:
             places: Symbol and strategy of each pair that they had.
             exchange_name, frame_name: The names in their rows.
         """
-        await self._erase_signals(run_ids)
-        for domain in (NOTIFICATION, LOG):
-            async for found in self._scan(domain, ("run",)):
-                await self._delete(domain, [key for key, row in found if is_of_run(row, run_ids)])
+        for domain in (STORAGE, NOTIFICATION, LOG):
+            fields = ("run", *_PLACE) if domain is STORAGE else ("run",)
+            await self._erase(domain, fields, lambda key, row: is_of_run(row, run_ids))
         endings = tuple(f"_{run_id}" for run_id in run_ids)
         for domain in (STATE, MEMORY, MEASURE, INTERVAL):
-            async for found in self._scan(domain):
-                await self._delete(domain, [key for key, _ in found if key[0].endswith(endings)])
+            await self._erase(domain, (), lambda key, row: key[0].endswith(endings))
         for symbol, strategy_name in places:
             for domain, key in (
                 (RECENT, (symbol, strategy_name, exchange_name, frame_name, True)),
@@ -108,18 +106,33 @@ class Eraser:
                     if is_of_run(await backend.read_value(domain, key, None), run_ids):
                         await self._delete(domain, [key])
 
-    async def _erase_signals(self, run_ids: Collection[str]) -> None:
-        async for found in self._scan(STORAGE, ("run", *_PLACE)):
-            own = [(key, row) for key, row in found if is_of_run(row, run_ids)]
-            levels = [
-                (*(row[name] for name in _PLACE), key[-1])
-                for key, row in own
-                # Written by hand or by another program, a row may name us and no place.
-                if all(isinstance(row.get(name), str) and row[name] for name in _PLACE)
-            ]
-            for domain in (PARTIAL, BREAKEVEN):
-                await self._delete(domain, levels)
-            await self._delete(STORAGE, [key for key, _ in own])
+    async def _erase(
+        self,
+        domain: Domain,
+        fields: tuple[str, ...],
+        is_own: Callable[[Key, dict[str, Any]], bool],
+    ) -> None:
+        backend = await self._backend(domain)
+        if backend is None:
+            return
+        context = (True,) if domain in (STORAGE, NOTIFICATION) else ()
+        async with aclosing(backend.scan(domain, context, fields)) as batches:
+            async for found in batches:
+                self._check()
+                own = [(key, row) for key, row in found if is_own(key, row)]
+                if domain is STORAGE:
+                    await self._erase_levels(own)
+                await self._delete(domain, [key for key, _ in own])
+
+    async def _erase_levels(self, signals: Iterable[tuple[Key, dict[str, Any]]]) -> None:
+        keys = [
+            (*(row[name] for name in _PLACE), key[-1])
+            for key, row in signals
+            # Written by hand or by another program, a row may name us and no place.
+            if all(isinstance(row.get(name), str) and row[name] for name in _PLACE)
+        ]
+        for domain in (PARTIAL, BREAKEVEN):
+            await self._delete(domain, keys)
 
     async def _delete(self, domain: Domain, keys: list[Key]) -> None:
         backend = await self._backend(domain)
@@ -128,17 +141,6 @@ class Eraser:
             for start in range(0, len(keys), _BATCH):
                 self._check()
                 await backend.delete(domain, keys[start : start + _BATCH])
-
-    async def _scan(
-        self, domain: Domain, fields: tuple[str, ...] = ()
-    ) -> AsyncIterator[list[tuple[Key, dict[str, Any]]]]:
-        backend = await self._backend(domain)
-        if backend is None:
-            return
-        context = (True,) if domain in (STORAGE, NOTIFICATION) else ()
-        async for found in backend.scan(domain, context, fields):
-            self._check()
-            yield found
 
     async def _backend(self, domain: Domain) -> Backend | None:
         backend: Backend | None = getattr(self._registries, domain.name).backend
