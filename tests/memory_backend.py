@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -149,7 +149,7 @@ class MemoryBackend:
 
     async def scan(
         self, domain: Domain, context: Key, fields: Sequence[str]
-    ) -> AsyncIterator[list[tuple[Key, dict[str, Any]]]]:
+    ) -> AsyncGenerator[list[tuple[Key, dict[str, Any]]], None]:
         self._fate.check()
         for key in self._keys(domain, context):
             value = self._visible(domain, key, None)

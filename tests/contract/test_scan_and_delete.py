@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from fastpersist.domains import (
     STORAGE,
     Domain,
 )
+from fastpersist.errors import StoreError
 from fastpersist.registry import Registries
 
 MS = 1_735_689_600_000
@@ -156,3 +158,45 @@ async def test_values_and_entries_are_deleted(family: Registries) -> None:
     await family.state.write_state_data("a", "s", {"id": "x", "data": 2}, MS)
     state: Any = await family.state.read_state_data("a", "s")
     assert state["data"] == 2
+
+
+async def test_documents_whose_key_is_no_text_are_nobodys(place: Place) -> None:
+    """To MongoDB a list equals each of its members, and some are of a type that no key has."""
+    async with place.open() as store:
+        own: Any = {"id": "a"}
+        await store.storage.write_storage_data(True, [own])
+        foreign: dict[Domain, list[dict[str, Any]]] = {
+            STORAGE: [
+                {"backtest": True, "signalId": ["x", "b"], "payload": None},
+                {"backtest": [True], "signalId": "c", "payload": 1},
+                {"backtest": True, "signalId": 7, "payload": [{"run": {"id": "r"}}]},
+                {"backtest": True, "payload": {}},
+            ],
+            PARTIAL: [
+                {"symbol": "S", "strategyName": ["s", "t"], "exchangeName": "e", "signalId": "b"},
+                {"symbol": "S", "strategyName": "s", "exchangeName": "e", "signalId": ["d", "x"]},
+                {"symbol": ["S"], "strategyName": "s", "exchangeName": "e"},
+            ],
+        }
+        for domain, documents in foreign.items():
+            await store.container.mongo_service.collection(domain.collection).insert_many(documents)
+        assert await scanned(store, STORAGE, (True,), ("run",)) == {(True, "a"): {}}
+        await store.backend.delete(STORAGE, [(True, name) for name in "abc"])
+        await store.backend.delete(PARTIAL, [("S", "s", "e", name) for name in "bd"])
+        for domain, documents in foreign.items():
+            collection = store.container.mongo_service.collection(domain.collection)
+            found = await collection.find({}).to_list()
+            assert [row["_id"] for row in found] == [row["_id"] for row in documents]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such links")
+async def test_a_directory_that_cannot_be_listed_is_no_empty_one(tmp_path: Path) -> None:
+    """Its rows would stay, and the record would say that they are gone."""
+    family = Registries()
+    family.use_backend(FilesBackend(tmp_path))
+    assert await scanned(family, STATE) == {}
+    folder = tmp_path / STATE.file.partition("{")[0]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.symlink_to(folder.name)
+    with pytest.raises(StoreError):
+        await scanned(family, STATE)

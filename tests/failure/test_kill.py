@@ -154,3 +154,31 @@ def test_a_fresh_run_killed_while_it_deletes_ends_like_an_undisturbed_one(
         assert first["run"] not in json.dumps(found[name], default=str), name
         if name in collections:
             assert any(row.get("payload") == foreign for row in found[name]), name
+
+
+def test_a_fresh_run_that_is_ended_while_it_deletes_goes_on_with_the_next(
+    place: Place, tmp_path: Path
+) -> None:
+    candles = tmp_path / "ABC-1m.csv.gz"
+    write_csv(candles, random_walk(60, seed=4))
+    first, _ = finish(command(place, candles, place.name))
+    with MongoClient[dict[str, Any]](place.servers.mongo_url) as client:
+        lines = client[place.name]["log-items"]
+        payload = {"run": {"id": first["run"]}}
+        count = 100_000
+        lines.insert_many({"entryId": f"n{n}", "payload": payload} for n in range(count))
+        process = command(place, candles, place.name, "--fresh")
+        while process.poll() is None and lines.count_documents({}) > count - 5_000:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 128 + signal.SIGTERM, errors
+        assert lines.count_documents({"payload.run.id": first["run"]}) > 1_000
+        cursors = [
+            {"$currentOp": {"idleCursors": True}},
+            {"$match": {"type": "idleCursor", "ns": f"{place.name}.log-items"}},
+        ]
+        assert not list(client.admin.aggregate(cursors))
+        second, _ = finish(command(place, candles, place.name))
+        assert second["run"] != first["run"]
+        assert not lines.count_documents({"payload.run.id": first["run"]})

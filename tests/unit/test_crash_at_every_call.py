@@ -73,15 +73,20 @@ class Trader(Strategy):
         ctx.state("last").write(row["id"])
 
 
-async def run(backend: Backend, *, fresh: bool = False) -> Engine:
-    """Start and run with new registries, as a new process would."""
+def engine_of(backend: Backend) -> Engine:
+    """Return an engine with new registries, as a new process would have."""
     family = Registries()
     family.use_backend(backend)
     feeds = [
         StoreFeed(family, "demo", symbol, "1m", min(candles), max(candles) + 60_000)
         for symbol, candles in CANDLES.items()
     ]
-    engine = Engine(family, [Trader()], feeds, "demo", "fingerprint")
+    return Engine(family, [Trader()], feeds, "demo", "fingerprint")
+
+
+async def run(backend: Backend, *, fresh: bool = False) -> Engine:
+    """Start and run, as a new process would."""
+    engine = engine_of(backend)
     await engine.start(fresh=fresh)
     await engine.run()
     return engine
@@ -193,3 +198,61 @@ async def test_a_fresh_run_that_is_killed_twice_leaves_nothing() -> None:
         await run(memory(new))
         assert not any(engine.run_id.encode() in text for text, _ in new.values())
         assert not any(engine.run_id in str(key) for key in new)
+
+
+async def test_a_fresh_start_after_a_kill_leaves_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Levels may be there already, and the history that tells of them not yet."""
+    monkeypatch.setattr(journal_module, "_MOST_SECONDS", 3_600)
+    whole: Data = {}
+    writes, _ = await undisturbed(whole)
+    had_levels = 0
+    for dies_at in range(1, writes + 1):
+        data: Data = {}
+        await run_killed(data, dies_at, True)
+        kinds = {key[0] for key in data}
+        had_levels += "partial" in kinds and "storage" not in kinds
+        await engine_of(memory(data)).start(fresh=True)
+        left = {key[0] for key, (text, _) in data.items() if text not in (b"null", b"[]")}
+        assert left == {"session"}, dies_at
+    assert had_levels > 10
+
+
+async def test_a_fresh_start_that_is_killed_keeps_the_levels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before its record the old run carries on, with the levels that were deleted already."""
+    monkeypatch.setattr(journal_module, "_MOST_SECONDS", 3_600)
+    whole: Data = {}
+    await undisturbed(whole)
+    for dies_at in range(1, 12):
+        data: Data = {}
+        await run_killed(data, 20, True)
+        with pytest.raises(Killed):
+            await engine_of(memory(data, dies_at)).start(fresh=True)
+        had_begun = b'"generation":1' in b"".join(text for text, _ in data.values())
+        await run(memory(data))
+        levels = [key for key in data if key[0] in ("partial", "breakeven")]
+        assert had_begun or data == whole, dies_at
+        assert len(levels) == len([key for key in whole if key[0] in ("partial", "breakeven")])
+
+
+async def test_a_deletion_that_is_interrupted_goes_on_with_the_next_start() -> None:
+    new: Data = {}
+    await undisturbed(new)
+    old = dict(new)
+    await undisturbed(new, fresh=True)
+    for calls in (1, 2, 30, 120):
+        data, left = dict(old), calls
+
+        def check() -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                raise InterruptedError
+
+        with pytest.raises(InterruptedError):
+            await engine_of(memory(data)).start(fresh=True, check=check)
+        await run(
+            memory(data), fresh=b'"generation":1' not in b"".join(t for t, _ in data.values())
+        )
+        assert data == new, calls

@@ -33,6 +33,7 @@ from fastpersist.runner import (
     Frame,
     RunMismatchError,
     Signal,
+    StoreFeed,
     Strategy,
     StrategyError,
     import_candles,
@@ -1019,6 +1020,56 @@ async def test_what_another_frame_has_open_stays(place: Place, signal: Signal) -
     )
 
 
+@pytest.mark.parametrize("text", [b"{", b"[]", b"7"])
+async def test_a_fresh_run_passes_over_what_it_cannot_read(place: Place, text: bytes) -> None:
+    await place.run(Trader(), walk(), until=60)
+    (recent,) = (path for path in place.folder.glob("data/recent/**/*.json"))
+    recent.write_bytes(text)
+    for path in (place.folder / "data/log/log/odd.json", place.folder / "data/storage/odd.json"):
+        path.write_bytes(text)
+    await place.run(Trader(), walk(), fresh=True, until=1)
+    assert recent.read_bytes() == text
+    assert await place.rows() == []
+
+
+async def test_a_row_that_names_the_run_and_no_place_is_deleted(place: Place) -> None:
+    engine = await place.run(Trader(), walk(), until=60)
+    mark = {"run": {"id": engine.run_id}}
+    rows: list[Any] = [{"id": "a", **mark}, {"id": "b", "symbol": 1, **mark}]
+    await place.family.storage.write_storage_data(True, rows)
+    await place.run(Trader(), walk(), fresh=True, until=1)
+    assert await place.rows() == []
+
+
+def test_runs_whose_names_join_alike_are_two(place: Place) -> None:
+    def engine(names: Sequence[str], exchange: str, symbols: str, frame: str) -> Engine:
+        strategies = [Trader() for _ in names]
+        for strategy, name in zip(strategies, names, strict=True):
+            strategy.name = name
+        family = place.fresh_family()
+        feeds = [
+            StoreFeed(family, exchange, symbol, "1m", START_MS, START_MS + 60_000)
+            for symbol in symbols.split()
+        ]
+        named = Frame(START_MS, START_MS + 60_000, frame)
+        return Engine(family, strategies, feeds, exchange, "f", named)
+
+    alike = [
+        engine(["s"], "e/x", "A", "f"),
+        engine(["s/e"], "x", "A", "f"),
+        engine(["s"], "e", "A", "x/f"),
+        engine(["s%2Fe"], "x", "A", "f"),
+        engine(["s"], "e", "A+B", "f"),
+        engine(["s"], "e", "A B", "f"),
+        engine(["s"], "e", "A%2BB", "f"),
+        engine(["s", "t"], "e", "A", "f"),
+        engine(["s+t"], "e", "A", "f"),
+        engine(["s"], "e", "A/B", "f"),
+    ]
+    assert len({run.run_id for run in alike}) == len({run.session for run in alike}) == len(alike)
+    assert alike[-1].session == ("s", "e", "f", "@A/B", True)
+
+
 async def test_rows_without_a_record_are_deleted_too(place: Place) -> None:
     """Who has lost the record begins with what the run had kept, unless told to begin anew."""
     engine = await place.run(Trader(), walk(), until=60)
@@ -1026,6 +1077,19 @@ async def test_rows_without_a_record_are_deleted_too(place: Place) -> None:
     record.unlink()
     again = await place.run(Scripted({}), walk(), fresh=True, until=1)
     assert again.run_id == engine.run_id
+    assert await place.rows() == []
+    assert not list((place.folder / "state").iterdir())
+
+
+async def test_a_generation_that_was_there_before_the_record_was_lost_is_deleted(
+    place: Place,
+) -> None:
+    await place.run(Trader(), walk(), until=60)
+    second = await place.run(Trader(), walk(), fresh=True, until=60)
+    (place.folder / f"session/scripted/demo/{second.frame.name}/@BTC_backtest.json").unlink()
+    await place.run(Scripted({}), walk(), fresh=True, until=1)
+    again = await place.run(Scripted({}), walk(), fresh=True, until=1)
+    assert again.run_id == second.run_id
     assert await place.rows() == []
     assert not list((place.folder / "state").iterdir())
 

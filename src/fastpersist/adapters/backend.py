@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..contracts import Candle
@@ -92,7 +92,7 @@ class Backend(Protocol):
 
     def scan(
         self, domain: Domain, context: Key, fields: Sequence[str]
-    ) -> AsyncIterator[list[tuple[Key, dict[str, Any]]]]:
+    ) -> AsyncGenerator[list[tuple[Key, dict[str, Any]]], None]:
         """Yield all rows of a context, removed ones too, in batches and in no order.
 
         Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +115,7 @@ class DualStoreBackend:
 
     async def scan(
         self, domain: Domain, context: Key, fields: Sequence[str]
-    ) -> AsyncIterator[list[tuple[Key, dict[str, Any]]]]:
+    ) -> AsyncGenerator[list[tuple[Key, dict[str, Any]]], None]:
         batches = self._container.db(domain).scan(context, fields)
         async with aclosing(batches):
             async for batch in batches:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from ..contracts import Candle
@@ -80,7 +80,7 @@ class DummyBackend:
 
     async def scan(
         self, domain: Domain, context: Key, fields: Sequence[str]
-    ) -> AsyncIterator[list[tuple[Key, dict[str, Any]]]]:
+    ) -> AsyncGenerator[list[tuple[Key, dict[str, Any]]], None]:
         nothing: tuple[list[tuple[Key, dict[str, Any]]], ...] = ()
         for batch in nothing:
             yield batch

@@ -19,7 +19,15 @@ import threading
 import time
 import unicodedata
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -344,7 +352,7 @@ class FilesBackend:
 
     async def scan(
         self, domain: Domain, context: Key, fields: Sequence[str]
-    ) -> AsyncIterator[list[tuple[Key, dict[str, Any]]]]:
+    ) -> AsyncGenerator[list[tuple[Key, dict[str, Any]]], None]:
         """Yield all rows of a context, removed ones too, in batches; see the backend's protocol.
 
         Files whose path does not tell their key are passed over; one that is not JSON has no field.
@@ -372,14 +380,10 @@ class FilesBackend:
     def _paths(self, domain: Domain, context: Key) -> list[str]:
         layout = _layout(domain)
         directory = self._absolute(layout.directory(context) or layout.root)
-
-        def refuse(error: OSError) -> None:
-            if not isinstance(error, FileNotFoundError):
-                raise error
-
         found: list[str] = []
         with _store_errors(directory):
-            for folder, folders, names in os.walk(directory, onerror=refuse):
+            # What cannot be listed must not count as empty: what is left there would stay for ever.
+            for folder, folders, names in os.walk(directory, onerror=_unless_gone):
                 folders[:] = [name for name in folders if not is_passed_over(name)]
                 relative = os.path.relpath(folder, self._folder).replace(os.sep, "/")
                 found += [f"{relative}/{name}" for name in names if not is_passed_over(name)]
@@ -838,6 +842,11 @@ def _store_errors(path: str) -> Iterator[None]:
                 "context", f"the file system takes no path of {len(path)} characters"
             ) from error
         raise StoreError(f"{path}: {error.strerror or error}") from error
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _read(path: str) -> bytes | None:

@@ -317,7 +317,7 @@ class _Backtests:
         sessions = [] if options.dummy else [engine.session]
         with the_only_run(*lock_folder(options), sessions), self._progress() as progress:
             task = progress.add_task("delete" if options.fresh else "take up", total=None)
-            await engine.start(fresh=options.fresh)
+            await engine.start(fresh=options.fresh, check=interrupts.check)
             progress.remove_task(task)
             interrupts.end_with(engine.stop)
             # What the start has made stays: collections need not look at it again and again.

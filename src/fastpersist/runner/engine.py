@@ -19,8 +19,8 @@ from ..times import parse_moment, simulated_time, to_datetime
 from .candles import CandleFeed, History
 from .context import Context
 from .desk import Desk, Slot, short_id
-from .erasure import erase_runs
-from .journal import Journal, backtest_session
+from .erasure import Eraser
+from .journal import Journal, backtest_session, joined
 from .position import Bar, Exit, Position
 from .rows import is_of_run
 from .strategy import Strategy
@@ -99,6 +99,8 @@ class Engine(Desk[Slot]):
             for feed in feeds
         ]
         self._session = backtest_session(self._names, self._symbols, exchange_name, frame.name)
+        # What deletes by the id of a run must not meet that of another whose names join alike.
+        self._id_parts = (joined("/", self._session[:3]), *self._session[3:])
         self._journal = Journal(registries, self._session)
         self._slots = {
             history.feed.symbol: [
@@ -157,22 +159,24 @@ class Engine(Desk[Slot]):
         """End :meth:`run` after the current bar."""
         self._is_stopping = True
 
-    async def start(self, *, fresh: bool = False) -> None:
+    async def start(self, *, fresh: bool = False, check: Callable[[], None] = lambda: None) -> None:
         """Take up the stored run, if there is one.
 
         Args:
             fresh: Delete what is stored of it and begin anew instead.
+            check: Called while it deletes; what it raises ends that, and the next start goes on.
 
         Raises:
             InvalidArgumentError: A symbol has no candle in the frame.
             RunMismatchError: The stored run was made from something else, or a run on the clock has
                 a position or an entry here, whose row has the same place as that of a backtest.
         """
+        eraser = Eraser(self._registries, check)
         await self._refuse_empty()
         await self._refuse_to_overwrite()
         if fresh:
-            await self._begin_anew()
-            await self._erase_earlier()
+            await self._begin_anew(eraser)
+            await self._erase_earlier(eraser)
             return
         state = await self._journal.recover()
         if state is None:
@@ -186,7 +190,7 @@ class Engine(Desk[Slot]):
         self._begin_generation(state["generation"])
         # A record of an earlier version: nobody has asked for the deletion of what came before.
         self._oldest_stored = state.get("oldest_stored", self._generation)
-        await self._erase_earlier()
+        await self._erase_earlier(eraser)
         self.summary = Summary.from_state(state["summary"])
         for history, next_time in zip(self._histories, state["next_times"], strict=True):
             history.carry_on(next_time)
@@ -232,13 +236,16 @@ class Engine(Desk[Slot]):
                         hint="give the backtest another --exchange NAME",
                     )
 
-    async def _begin_anew(self) -> None:
+    async def _begin_anew(self, eraser: Eraser) -> None:
         """Record a new generation, which sees nothing of those before, and clear what was open."""
-        state = await self._journal.last_state()
-        if state is None:
+        record = await self._journal.last_record()
+        if record is None:
             # Rows without a record, which this generation would take for its own.
-            await self._erase([0])
+            await self._erase(eraser, [0])
         else:
+            # Killed meanwhile, the old run carries on and applies them again.
+            await eraser.erase_levels_of(record["writes"])
+            state = record["state"]
             self._begin_generation(state["generation"] + 1)
             self._oldest_stored = state.get("oldest_stored", 0)
         # Without a record it is the new generation's id that is on the rows.
@@ -259,19 +266,20 @@ class Engine(Desk[Slot]):
                 )  # fmt: skip
         await self._journal.commit(self._state(), self._frame.start)
 
-    async def _erase_earlier(self) -> None:
+    async def _erase_earlier(self, eraser: Eraser) -> None:
         # After the record, which says what is still to be deleted if this process is killed.
-        await self._erase(range(self._oldest_stored, self._generation))
+        if self._oldest_stored < self._generation:
+            # No other record has followed, so what this generation has is from before a lost one.
+            await self._erase(eraser, range(self._oldest_stored, self._generation + 1))
         self._oldest_stored = self._generation
 
-    async def _erase(self, generations: Iterable[int]) -> None:
+    async def _erase(self, eraser: Eraser, generations: Iterable[int]) -> None:
+        pairs = [(slot.symbol, slot.name) for slot in self._all_slots()]
         run_ids = self._run_ids(generations)
-        if run_ids:
-            pairs = [(slot.symbol, slot.name) for slot in self._all_slots()]
-            await erase_runs(self._registries, run_ids, pairs, self._exchange, self._frame_name)
+        await eraser.erase_runs(run_ids, pairs, self._exchange, self._frame_name)
 
     def _run_ids(self, generations: Iterable[int]) -> frozenset[str]:
-        return frozenset(short_id(*self._session, generation) for generation in generations)
+        return frozenset(short_id(*self._id_parts, generation) for generation in generations)
 
     async def run(self, progress: Callable[[int], None] = lambda bars: None) -> Summary:
         """Replay to the end of the frame, or until :meth:`stop`.
@@ -368,7 +376,7 @@ class Engine(Desk[Slot]):
 
     def _begin_generation(self, generation: int) -> None:
         self._generation = generation
-        self._run_id = short_id(*self._session, generation)
+        self._run_id = short_id(*self._id_parts, generation)
         self._run_row = {
             "id": self._run_id,
             "start": self._frame.start,
@@ -384,7 +392,7 @@ class Engine(Desk[Slot]):
         number = () if what == "signal" else (self._reports,)
         parts = (what, context.strategy_name, context.symbol, context.when_ms, *number)
         return str(
-            uuid5(NAMESPACE_OID, "/".join(map(str, (self._fingerprint, *self._session, *parts))))
+            uuid5(NAMESPACE_OID, "/".join(map(str, (self._fingerprint, *self._id_parts, *parts))))
         )
 
 

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 from ..contracts import SessionData
 from ..hot.codec import normalise
 from ..registry import Registries
 
-__all__ = ["Journal", "LiveJournal", "backtest_session", "session_id"]
+__all__ = ["Journal", "LiveJournal", "backtest_session", "joined", "session_id"]
 
 Key = tuple[Any, ...]
 T = TypeVar("T")
@@ -50,7 +50,13 @@ def backtest_session(
 
     A name that no symbol has keeps it apart from the sessions of strategies.
     """
-    return "+".join(strategies), exchange_name, frame_name, f"@{'+'.join(symbols)}", True
+    return joined("+", strategies), exchange_name, frame_name, f"@{joined('+', symbols)}", True
+
+
+def joined(sign: str, names: Iterable[str]) -> str:
+    """Return names in one text, of which no others make the same."""
+    escape = f"%{ord(sign):X}"
+    return sign.join(name.replace("%", "%25").replace(sign, escape) for name in names)
 
 
 class _Batch:
@@ -289,18 +295,18 @@ class Journal:
         await self.registries.session.write_session_data(*self._session, record, when)
         await self._apply(writes)
 
-    async def last_state(self) -> dict[str, Any] | None:
-        """Return the state of the last record, None without one."""
+    async def last_record(self) -> dict[str, Any] | None:
+        """Return ``state`` and ``writes`` of the last record, None without one."""
         record = await self.registries.session.read_session_data(*self._session)
-        return None if record is None else record["data"]["state"]
+        return None if record is None else record["data"]
 
     async def recover(self) -> dict[str, Any] | None:
         """Apply the writes of the last record again and return its state, None without one."""
-        record = await self.registries.session.read_session_data(*self._session)
+        record = await self.last_record()
         if record is None:
             return None
-        await self._apply(record["data"]["writes"])
-        state: dict[str, Any] = record["data"]["state"]
+        await self._apply(record["writes"])
+        state: dict[str, Any] = record["state"]
         return state
 
     async def _apply(self, writes: list[dict[str, Any]]) -> None:

@@ -216,11 +216,16 @@ class DbService(BaseCRUD):
         by_context: dict[Key, list[Key]] = {}
         for key in cache_keys:
             by_context.setdefault(key[:-1], []).append(key)
+        # To MongoDB a list in a key equals each of its members; such a document is somebody else's.
+        no_list = {"$not": {"$type": "array"}}
         for context, of_context in by_context.items():
+            query: dict[str, Any] = {
+                name: {"$eq": value, **no_list} for name, value in self._filter(context).items()
+            }
             for batch in _batches(of_context, _CLEAR_BATCH):
-                last = {self._key_names[-1]: {"$in": [key[-1] for key in batch]}}
+                query[self._key_names[-1]] = {"$in": [key[-1] for key in batch], **no_list}
                 with self._operation():
-                    await self.collection.delete_many({**self._filter(context), **last})
+                    await self.collection.delete_many(query)
                 await self._cache.forget(cache_keys[key] for key in batch)
 
     def _proper_key(self, document: Document) -> tuple[Key, bytes] | None:
