@@ -2,15 +2,18 @@
 
 ``python benchmarks/runner.py --candles FOLDER`` takes the four ``-typhonun`` files of the folder
 and derives five more symbols from them; without a folder random walks stand in. ``--scaling`` adds
-1, 3 and 9 symbols over 1, 7 and 30 days. Each run is a process of its own.
+1, 3 and 9 symbols over 1, 7 and 30 days. Each run is a process of its own. ``--profile`` adds a run
+under cProfile and says what share of its time each part takes.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import cProfile
 import gc
 import json
+import pstats
 import random
 import subprocess
 import sys
@@ -167,6 +170,48 @@ async def replay(family: Registries, symbols: Sequence[str], days: int) -> dict[
     }
 
 
+PARTS = (
+    ("strategy and candles", ("benchmarks/runner.py", "runner/candles.py", "runner/context.py",
+                              "frames.py", "columns")),
+    ("rules and rows", ("runner/engine.py", "runner/desk.py", "runner/position.py",
+                        "runner/rows.py", "runner/summary.py", "uuid.py", "times.py")),
+    ("redo log", ("runner/journal.py",)),
+    ("store", ("fastpersist/services", "fastpersist/adapters", "registry.py", "coalesce.py",
+               "payloads.py", "fastpersist/hot", "pymongo", "bson", "redis")),
+    ("event loop", ("asyncio", "selectors.py", "socket.py")),
+)  # fmt: skip
+
+
+def shares_of(profile: cProfile.Profile) -> dict[str, float]:
+    """Return what share of the time each part takes itself; builtins count for who calls them."""
+    seconds: dict[str, float] = {}
+
+    def count(file: str, spent: float) -> None:
+        part = next((name for name, files in PARTS if any(one in file for one in files)), "other")
+        seconds[part] = seconds.get(part, 0) + spent
+
+    stats: Any = pstats.Stats(profile)
+    for (file, _, _), (_, _, spent, _, callers) in stats.stats.items():
+        if file != "~":
+            count(file, spent)
+            continue
+        for (caller, _, _), (_, _, of_caller, _) in callers.items():
+            count(caller, of_caller)
+    total = sum(seconds.values())
+    return {part: spent / total for part, spent in seconds.items()}
+
+
+async def profiled_run(urls: Sequence[str], symbols: int, days: int) -> dict[str, float]:
+    """Run once more under a profiler, which slows small calls down more than large ones."""
+    async with fastpersist.open(mongo_url=urls[0], redis_url=urls[1]) as store:
+        _settle_memory()
+        profile = cProfile.Profile()
+        profile.enable()
+        await replay(store, (*REAL, *DERIVED)[:symbols], days)
+        profile.disable()
+    return shares_of(profile)
+
+
 async def one_run(urls: Sequence[str], symbols: int, days: int, kept: bool) -> dict[str, Any]:
     """Run in this process against servers that hold the candles, or keep nothing."""
     names = (*REAL, *DERIVED)[:symbols]
@@ -232,12 +277,16 @@ async def main() -> None:
     parser.add_argument("--candles", type=Path, help="folder of the four real files")
     parser.add_argument("--days", type=int, default=30)
     parser.add_argument("--scaling", action="store_true", help="also 1, 3, 9 symbols; 1, 7 days")
+    parser.add_argument("--profile", action="store_true", help="also where the time goes")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         *urls, symbols, days, kept = arguments.one
-        print(json.dumps(await one_run(urls, int(symbols), int(days), kept == "kept")))
+        if kept == "profile":
+            print(json.dumps(await profiled_run(urls, int(symbols), int(days))))
+        else:
+            print(json.dumps(await one_run(urls, int(symbols), int(days), kept == "kept")))
         return
     days = arguments.days
     candles = real_candles(arguments.candles) if arguments.candles else walks(days)
@@ -250,6 +299,8 @@ async def main() -> None:
                 sizes += [
                     (n, d, "kept") for n in (1, 3, 9) for d in (1, 7, days) if (n, d) != (9, days)
                 ]
+            if arguments.profile:
+                sizes.append((9, days, "profile"))
             for symbols, length, kept in sizes:
                 command = [
                     sys.executable, __file__, "--one", urls.mongo_url, urls.redis_url,
@@ -257,7 +308,11 @@ async def main() -> None:
                 ]  # fmt: skip
                 output = await asyncio.to_thread(subprocess.check_output, command, text=True)
                 found = results[f"{kept} {symbols}x{length}"] = json.loads(output)
-                show(kept, found)
+                if kept == "profile":
+                    for part, share in sorted(found.items(), key=lambda one: -one[1]):
+                        print(f"{part:<24}{share:>6.1%} of the profiled time", flush=True)
+                else:
+                    show(kept, found)
     whole, alone = (results[f"{kept} 9x{days}"]["seconds"] for kept in ("kept", "dummy"))
     print(f"persistence is {1 - alone / whole:.0%} of the time")
     if arguments.json:
