@@ -937,6 +937,28 @@ async def test_the_report_of_a_run_that_is_going_ends_where_it_is(place: Place) 
     assert await engine.report() == whole
 
 
+@pytest.mark.parametrize("text", [b"{", b"[]", b'{"data": 1}', b'{"data": {"state": []}}'])
+async def test_a_record_that_cannot_be_read_costs_no_report(place: Place, text: bytes) -> None:
+    engine = await place.run(Trader(), walk(), until=50)
+    record = place.folder / f"session/scripted/demo/{engine.frame.name}/@BTC_backtest.json"
+    assert (await load_reports(place.family))[0].end < engine.frame.end
+    record.write_bytes(text)
+    (report,) = await load_reports(place.family)
+    assert report.end == engine.frame.end
+
+
+async def test_a_run_of_which_files_can_have_no_record_is_reported(place: Place) -> None:
+    """As after an export of a database in which a run had many symbols."""
+    engine = await place.run(Trader(), walk())
+    rows: Any = await place.rows()
+    names = [f"S{number:03}USDT" for number in range(40)]
+    for row in rows:
+        row["run"] |= {"symbols": ["BTC", *names], "intervals": ["1m"] * 41}
+    await place.family.storage.write_storage_data(True, rows)
+    (report,) = await load_reports(place.family)
+    assert (report.run_id, report.end) == (engine.run_id, engine.frame.end)
+
+
 def index_of_bar(candles: list[Candle], number: int) -> int:
     """Return the minute of the bar of this number, from 1; some are missing."""
     return (candles[number - 1]["timestamp"] - START_MS) // MINUTE

@@ -1,7 +1,7 @@
 """What a run has left in the history of signals, for people and machines.
 
 Every row of the history names its run (field ``run``), so a report needs nothing else, and can be
-made of a run that is still going.
+made of a run that is still going; how far a backtest is then, its record says.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..errors import InvalidArgumentError
+from ..errors import CorruptDataError, InvalidArgumentError
 from ..registry import Registries
 from ..times import now_ms
 from .journal import backtest_session
@@ -70,7 +70,6 @@ class Report:
         intervals: The interval of each symbol's candles, in the order of the run.
         trades: Closed positions, by the time of their close.
         open_rows: Rows of the positions that are open.
-        open_trades: What those say.
         summary: The figures, worked out anew from the trades.
     """
 
@@ -88,6 +87,7 @@ class Report:
 
     @property
     def open_trades(self) -> list[OpenTrade]:
+        """The positions that are open, in the order of their rows."""
         return [
             OpenTrade(
                 id=row["id"],
@@ -146,11 +146,15 @@ async def _replayed_to(
     if not run["end"]:
         return None
     session = backtest_session(run["strategies"], run["symbols"], exchange_name, frame_name)
-    record = await registries.session.read_session_data(*session)
-    state = record["data"]["state"] if record is not None else {}
-    if state.get("run") != run["id"] or state["summary"]["is_finished"]:
+    try:
+        record = await registries.session.read_session_data(*session)
+    except (CorruptDataError, InvalidArgumentError):
+        return None  # no record that could be read, or that files can have: the frame counts
+    data = record.get("data") if record is not None else None
+    state = data.get("state") if isinstance(data, Mapping) else None
+    if not isinstance(state, Mapping) or state.get("run") != run["id"]:
         return None
-    return max(state["next_times"], default=None)
+    return None if state["summary"]["is_finished"] else max(state["next_times"])
 
 
 def report_of(
