@@ -90,13 +90,14 @@ def real_candles(folder: Path) -> dict[str, Sequence[Candle]]:
     for number, symbol in enumerate(DERIVED):
         factor = 1.7 + number
         found[symbol] = [
-            {
-                **row,
-                **{
-                    name: round(row[name] * factor, 6)  # type: ignore[literal-required]  # one of its fields
-                    for name in ("open", "high", "low", "close")
-                },
-            }
+            Candle(
+                timestamp=row["timestamp"],
+                open=round(row["open"] * factor, 6),
+                high=round(row["high"] * factor, 6),
+                low=round(row["low"] * factor, 6),
+                close=round(row["close"] * factor, 6),
+                volume=row["volume"],
+            )
             for row in found[REAL[number % len(REAL)]]
         ]
     return found

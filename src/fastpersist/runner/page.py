@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import import_module
 from itertools import accumulate
@@ -113,33 +113,45 @@ def _figures_table(report: Report) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _open_table(trades: Sequence[OpenTrade]) -> str:
-    names = ("opened", "symbol", "strategy", "side", "entry", "take profit", "stop loss", "note")
-    head = "".join(f"<th>{name}</th>" for name in names)
+def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
     body = "".join(
-        f"<tr><td>{to_datetime(trade.opened_at):%Y-%m-%d %H:%M}</td><td>{escape(trade.symbol)}</td>"
-        f"<td>{escape(trade.strategy_name)}</td><td>{escape(trade.position)}</td>"
-        f"<td>{trade.price_open:.8g}</td><td>{trade.price_take_profit:.8g}</td>"
-        f"<td>{trade.price_stop_loss:.8g}</td><td>{escape(trade.note)}</td></tr>"
-        for trade in trades
+        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>" for cells in rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _open_table(trades: Sequence[OpenTrade]) -> str:
+    names = ("opened", "symbol", "strategy", "side", "entry", "take profit", "stop loss", "note")
+    return _table(
+        names,
+        (
+            (
+                f"{to_datetime(trade.opened_at):%Y-%m-%d %H:%M}", trade.symbol,
+                trade.strategy_name, trade.position, f"{trade.price_open:.8g}",
+                f"{trade.price_take_profit:.8g}", f"{trade.price_stop_loss:.8g}", trade.note,
+            )
+            for trade in trades
+        ),
+    )  # fmt: skip
 
 
 def _trades_table(trades: Sequence[Trade]) -> str:
     if not trades:
         return "<p class='note'>none yet</p>"
     names = ("closed", "symbol", "strategy", "side", "entry", "exit", "PnL", "PnL %", "end", "note")
-    head = "".join(f"<th>{name}</th>" for name in names)
-    body = "".join(
-        f"<tr><td>{to_datetime(trade.closed_at):%Y-%m-%d %H:%M}</td><td>{escape(trade.symbol)}</td>"
-        f"<td>{escape(trade.strategy_name)}</td><td>{escape(trade.position)}</td>"
-        f"<td>{trade.price_open:.8g}</td><td>{trade.price_close:.8g}</td>"
-        f"<td>{trade.profit:,.2f}</td><td>{trade.percent:.3f}</td>"
-        f"<td>{escape(trade.reason.replace('_', ' '))}</td><td>{escape(trade.note)}</td></tr>"
-        for trade in reversed(trades)
-    )
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    table = _table(
+        names,
+        (
+            (
+                f"{to_datetime(trade.closed_at):%Y-%m-%d %H:%M}", trade.symbol,
+                trade.strategy_name, trade.position, f"{trade.price_open:.8g}",
+                f"{trade.price_close:.8g}", f"{trade.profit:,.2f}", f"{trade.percent:.3f}",
+                trade.reason.replace("_", " "), trade.note,
+            )
+            for trade in reversed(trades)
+        ),
+    )  # fmt: skip
     return f"<div class='scroll'>{table}</div>"
 
 
